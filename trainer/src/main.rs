@@ -1,0 +1,2 @@
+//! The trainer: agent and ranks.
+fn main() {}
