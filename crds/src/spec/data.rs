@@ -1,0 +1,136 @@
+//! The labelled target data: where it lies and how it is split.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::decimal::Decimal;
+
+/// The labelled target data. A patient never is in two splits: that is an error, not a warning.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.test) || has(self.columns.split)", "spec.data.test is missing: name a test set, or spec.data.columns.split if the manifest has a split column"),
+    validation = ("!has(self.columns.split) || has(self.train.manifest)", "spec.data.columns.split needs spec.data.train.manifest: class folders have no columns"),
+    validation = ("!(has(self.columns.split) && (has(self.test) || has(self.validation.uri)))", "spec.data.columns.split takes test and validation from the training manifest; remove spec.data.test and spec.data.validation.uri, or the split column"),
+    validation = ("!(has(self.validation.fraction) && has(self.validation.uri))", "spec.data.validation takes either fraction or uri, not both")
+)]
+pub struct Data {
+    /// Training data; with `columns.split`, the manifest of all splits.
+    pub train: DataSet,
+    /// Validation data, used to choose the best epoch. Default: the manifest's validation rows, else 15 % of the training patients.
+    #[serde(default)]
+    pub validation: Validation,
+    /// Test data; left out when `columns.split` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<DataSet>,
+    /// Names of the manifest's columns.
+    #[serde(default)]
+    pub columns: DataColumns,
+    /// The values of the split column.
+    #[serde(default)]
+    pub splits: DataSplits,
+}
+
+/// A set of labelled images: a folder with one folder per class, or a CSV manifest.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataSet {
+    /// The folder, as `file:///absolute/path`. Without a manifest it holds one folder per class.
+    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^file:///.+$"))]
+    pub uri: String,
+    /// A CSV file in that folder, with a header; its paths are relative to the folder. Default: none, class folders are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub manifest: Option<String>,
+}
+
+/// Validation data: a fraction of the training patients, or a set of its own.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!has(self.manifest) || has(self.uri)", "spec.data.validation.manifest needs spec.data.validation.uri"))]
+pub struct Validation {
+    /// Share of the training patients that is held out, between 0 and 0.9; by patient, never by image. Default: "0.15" where no validation set is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("double(self) > 0.0 && double(self) < 0.9", "spec.data.validation.fraction must lie between 0 and 0.9"))]
+    pub fraction: Option<Decimal>,
+    /// A folder of its own, as `file:///absolute/path`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^file:///.+$"))]
+    pub uri: Option<String>,
+    /// A CSV file in that folder. Default: none, class folders are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub manifest: Option<String>,
+}
+
+/// Names of the manifest's columns.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataColumns {
+    /// Column with the image's path. Default: "image".
+    #[serde(default = "image_column")]
+    #[schemars(length(min = 1, max = 128))]
+    pub input: String,
+    /// Column with the class. Default: "label".
+    #[serde(default = "label_column")]
+    #[schemars(length(min = 1, max = 128))]
+    pub label: String,
+    /// Column that identifies the patient; splits never cut through a patient. Default: none, every image is its own patient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub patient: Option<String>,
+    /// Column that says to which split a row belongs. Default: none, all rows belong to the set that names the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub split: Option<String>,
+}
+
+fn image_column() -> String {
+    "image".into()
+}
+
+fn label_column() -> String {
+    "label".into()
+}
+
+impl Default for DataColumns {
+    fn default() -> Self {
+        Self { input: image_column(), label: label_column(), patient: None, split: None }
+    }
+}
+
+/// The values of the split column.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataSplits {
+    /// Value of training rows. Default: "train".
+    #[serde(default = "train_split")]
+    #[schemars(length(min = 1, max = 128))]
+    pub train: String,
+    /// Value of validation rows. Default: "val".
+    #[serde(default = "validation_split")]
+    #[schemars(length(min = 1, max = 128))]
+    pub validation: String,
+    /// Value of test rows. Default: "test".
+    #[serde(default = "test_split")]
+    #[schemars(length(min = 1, max = 128))]
+    pub test: String,
+}
+
+fn train_split() -> String {
+    "train".into()
+}
+
+fn validation_split() -> String {
+    "val".into()
+}
+
+fn test_split() -> String {
+    "test".into()
+}
+
+impl Default for DataSplits {
+    fn default() -> Self {
+        Self { train: train_split(), validation: validation_split(), test: test_split() }
+    }
+}
