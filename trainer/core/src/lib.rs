@@ -1,1 +1,6 @@
-//! placeholder
+//! The trainer's decisions as pure functions over plain data: which sample comes when, how good predictions are, what
+//! to resume from and what stage is next. No file, no clock, no network and no torch: callers pass in what they saw.
+
+pub mod metrics;
+pub mod rng;
+pub mod sampler;
