@@ -1,1 +1,17 @@
-//! placeholder
+//! libtorch for the rest of Graft: [`tch`], and a safe face over what it leaves out. This is the one crate that calls
+//! C++; it reads no environment and no configuration file, and it never prints.
+
+pub mod device;
+mod error;
+mod ffi;
+pub mod group;
+pub mod memory;
+pub mod optim;
+pub mod reducer;
+pub mod store;
+
+pub use error::{Error, ErrorKind, Result};
+pub use group::{Interface, ProcessGroup, Reduction};
+pub use reducer::{GradientStorage, Parameter, Reducer, ReducerSettings, ReducerStats, UnusedParameters};
+pub use store::{Role, Store};
+pub use tch;

@@ -1,0 +1,500 @@
+// The C++ behind shim.h. It is compiled against libtorch 2.11 and against nothing else: what it takes for granted of the
+// layout of c10d's classes is asserted below. No exception leaves it and it keeps no state but the last error of a thread.
+#define USE_C10D_GLOO 1
+#ifdef GRAFT_CUDA
+#define USE_C10D_NCCL 1
+#define USE_CUDA 1
+#endif
+
+#include "shim.h"
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/logger.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+#ifdef GRAFT_CUDA
+#include <c10/cuda/CUDAFunctions.h>
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_zero.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_fused_sgd.h>
+#include <c10/util/Logging.h>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <typeinfo>
+#include <unordered_map>
+#include <vector>
+
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11, "graft-torch is written for libtorch 2.11");
+// The gloo stubs must not change the layout of what is allocated here: these are the sizes with gloo's own headers.
+static_assert(sizeof(c10d::ProcessGroupGloo) == 488, "ProcessGroupGloo: the gloo stubs do not fit this libtorch");
+static_assert(sizeof(c10d::ProcessGroupGloo::Options) == 176, "Gloo Options: the gloo stubs do not fit this libtorch");
+
+using at::Tensor;
+using c10::intrusive_ptr;
+using c10::make_intrusive;
+using c10d::ProcessGroup;
+using Milliseconds = std::chrono::milliseconds;
+
+struct graft_store {
+  intrusive_ptr<c10d::Store> store;
+};
+struct graft_group {
+  intrusive_ptr<ProcessGroup> group;
+};
+struct graft_reducer {
+  std::shared_ptr<c10d::Reducer> reducer;
+  std::shared_ptr<c10d::Logger> logger;
+};
+
+namespace {
+
+thread_local std::string last_error;
+thread_local int last_kind = 0;
+
+bool contains(const std::string& text, const char* part) {
+  return text.find(part) != std::string::npos;
+}
+
+// c10d reports a timeout as whatever error its wait happened to be in; only the text tells.
+bool tells_of_timeout(const std::string& text) {
+  return contains(text, "Timed out") || contains(text, "timed out") || contains(text, "wait timeout") ||
+      contains(text, "Timeout at");
+}
+
+void record(int kind, std::string text) {
+  last_kind = tells_of_timeout(text) ? GRAFT_TIMEOUT : kind;
+  last_error = std::move(text);
+}
+
+template <class F>
+auto guarded(F&& body, decltype(body()) failed) noexcept -> decltype(body()) {
+  try {
+    return body();
+  } catch (const c10::DistNetworkError& e) {
+    record(GRAFT_NETWORK, e.what_without_backtrace());
+  } catch (const c10::DistStoreError& e) {
+    record(GRAFT_STORE, e.what_without_backtrace());
+  } catch (const c10::DistError& e) {
+    record(GRAFT_BACKEND, e.what_without_backtrace());
+  } catch (const c10::Error& e) {
+    record(GRAFT_TORCH, e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    // Gloo's own exceptions: IoException is a broken connection; the class is not in any header we have.
+    bool gloo = contains(typeid(e).name(), "gloo") || contains(e.what(), "gloo/");
+    record(gloo ? GRAFT_NETWORK : GRAFT_TORCH, e.what());
+  } catch (...) {
+    record(GRAFT_TORCH, "a C++ exception of unknown type");
+  }
+  return failed;
+}
+
+template <class F>
+int guarded_status(F&& body) noexcept {
+  return guarded(
+      [&] {
+        body();
+        return 0;
+      },
+      -1);
+}
+
+Tensor& tensor(graft_tensor t) {
+  return *static_cast<Tensor*>(t);
+}
+
+std::vector<Tensor> tensors(const graft_tensor* list, int count) {
+  std::vector<Tensor> out;
+  out.reserve(count);
+  for (int i = 0; i < count; i++) {
+    out.push_back(tensor(list[i]));
+  }
+  return out;
+}
+
+c10d::ReduceOp reduce_op(int op) {
+  switch (op) {
+    case GRAFT_SUM:
+      return c10d::ReduceOp::SUM;
+    case GRAFT_AVG:
+      return c10d::ReduceOp::AVG;
+    case GRAFT_MAX:
+      return c10d::ReduceOp::MAX;
+    case GRAFT_MIN:
+      return c10d::ReduceOp::MIN;
+  }
+  TORCH_CHECK(false, "unknown reduction ", op);
+}
+
+at::DeviceType device_type(int device) {
+  return device == GRAFT_CUDA_DEVICE ? at::kCUDA : at::kCPU;
+}
+
+void add_gloo(graft_group& g, const intrusive_ptr<c10d::Store>& store, int64_t timeout_ms, const char* interface_name) {
+  using Gloo = c10d::ProcessGroupGloo;
+  auto options = Gloo::Options::create(Milliseconds(timeout_ms));
+  options->devices.push_back(
+      interface_name ? Gloo::createDeviceForInterface(interface_name) : Gloo::createDefaultDevice());
+  options->threads = 2;
+  auto backend = make_intrusive<Gloo>(store, g.group->getRank(), g.group->getSize(), options);
+  g.group->setBackend(c10::DeviceType::CPU, ProcessGroup::BackendType::GLOO, backend);
+}
+
+} // namespace
+
+extern "C" {
+
+const char* graft_error(void) {
+  return last_error.c_str();
+}
+int graft_error_kind(void) {
+  return last_kind;
+}
+
+// ---- store ----------------------------------------------------------------------------------------------------------
+
+graft_store* graft_store_tcp(const char* host, uint16_t port, int is_server, int64_t timeout_ms) {
+  return guarded(
+      [&]() -> graft_store* {
+        c10d::TCPStoreOptions options;
+        options.port = port;
+        options.isServer = is_server != 0;
+        options.waitWorkers = false;
+        options.timeout = Milliseconds(timeout_ms);
+        return new graft_store{make_intrusive<c10d::TCPStore>(std::string(host), options)};
+      },
+      nullptr);
+}
+graft_store* graft_store_prefix(graft_store* s, const char* prefix) {
+  return guarded([&] { return new graft_store{make_intrusive<c10d::PrefixStore>(prefix, s->store)}; }, nullptr);
+}
+void graft_store_free(graft_store* s) {
+  guarded_status([&] { delete s; });
+}
+int graft_store_port(graft_store* s) {
+  return guarded(
+      [&] {
+        auto* tcp = dynamic_cast<c10d::TCPStore*>(s->store.get());
+        TORCH_CHECK(tcp, "only a TCP store has a port, a prefix of one has none");
+        return static_cast<int>(tcp->getPort());
+      },
+      -1);
+}
+int graft_store_set(graft_store* s, const char* key, const uint8_t* value, size_t size) {
+  return guarded_status([&] { s->store->set(key, std::vector<uint8_t>(value, value + size)); });
+}
+int64_t graft_store_get(graft_store* s, const char* key, uint8_t* value, size_t capacity) {
+  return guarded(
+      [&] {
+        std::vector<uint8_t> found = s->store->get(key);
+        if (!found.empty() && capacity > 0) {
+          memcpy(value, found.data(), std::min(capacity, found.size()));
+        }
+        return static_cast<int64_t>(found.size());
+      },
+      int64_t{-1});
+}
+int graft_store_add(graft_store* s, const char* key, int64_t amount, int64_t* total) {
+  return guarded_status([&] { *total = s->store->add(key, amount); });
+}
+int graft_store_wait(graft_store* s, const char* key, int64_t timeout_ms) {
+  return guarded_status([&] { s->store->wait({key}, Milliseconds(timeout_ms)); });
+}
+int graft_store_check(graft_store* s, const char* key) {
+  return guarded([&] { return s->store->check({key}) ? 1 : 0; }, -1);
+}
+int graft_store_delete(graft_store* s, const char* key) {
+  return guarded([&] { return s->store->deleteKey(key) ? 1 : 0; }, -1);
+}
+
+// ---- process groups -------------------------------------------------------------------------------------------------
+
+graft_group* graft_group_gloo(graft_store* s, int rank, int world, int64_t timeout_ms, const char* interface_name) {
+  return guarded(
+      [&]() -> graft_group* {
+        auto g = std::make_unique<graft_group>(graft_group{make_intrusive<ProcessGroup>(s->store, rank, world)});
+        g->group->setDefaultBackend(ProcessGroup::BackendType::GLOO);
+        add_gloo(*g, s->store, timeout_ms, interface_name);
+        return g.release();
+      },
+      nullptr);
+}
+
+#ifdef GRAFT_CUDA
+graft_group* graft_group_nccl(graft_store* s, int rank, int world, int64_t timeout_ms, const char* interface_name) {
+  return guarded(
+      [&]() -> graft_group* {
+        using Nccl = c10d::ProcessGroupNCCL;
+        auto options = Nccl::Options::create();
+        options->timeout = Milliseconds(timeout_ms);
+        auto nccl_store = make_intrusive<c10d::PrefixStore>("nccl", s->store);
+        auto g = std::make_unique<graft_group>(graft_group{make_intrusive<ProcessGroup>(s->store, rank, world)});
+        g->group->setDefaultBackend(ProcessGroup::BackendType::NCCL);
+        g->group->setBackend(c10::DeviceType::CUDA, ProcessGroup::BackendType::NCCL,
+                             make_intrusive<Nccl>(nccl_store, rank, world, options));
+        add_gloo(*g, make_intrusive<c10d::PrefixStore>("gloo", s->store), timeout_ms, interface_name);
+        return g.release();
+      },
+      nullptr);
+}
+int graft_has_nccl(void) {
+  return 1;
+}
+int graft_set_cuda_device(int index) {
+  return guarded_status([&] { c10::cuda::set_device(static_cast<c10::DeviceIndex>(index)); });
+}
+#else
+graft_group* graft_group_nccl(graft_store*, int, int, int64_t, const char*) {
+  record(GRAFT_BACKEND, "this build has no NCCL: build graft-torch with the feature `cuda`");
+  return nullptr;
+}
+int graft_has_nccl(void) {
+  return 0;
+}
+int graft_set_cuda_device(int) {
+  record(GRAFT_BACKEND, "this build has no CUDA: build graft-torch with the feature `cuda`");
+  return -1;
+}
+#endif
+
+void graft_group_free(graft_group* g) {
+  guarded_status([&] { delete g; });
+}
+int graft_group_abort(graft_group* g) {
+  return guarded_status([&] { g->group->abort(); });
+}
+int graft_all_reduce(graft_group* g, graft_tensor t, int op) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduce_op(op);
+    std::vector<Tensor> list{tensor(t)};
+    g->group->allreduce(list, options)->wait();
+  });
+}
+int graft_broadcast(graft_group* g, graft_tensor t, int root) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    std::vector<Tensor> list{tensor(t)};
+    g->group->broadcast(list, options)->wait();
+  });
+}
+int graft_all_gather(graft_group* g, graft_tensor input, const graft_tensor* outputs, int world) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    std::vector<std::vector<Tensor>> out{tensors(outputs, world)};
+    std::vector<Tensor> in{tensor(input)};
+    g->group->allgather(out, in)->wait();
+  });
+}
+int graft_broadcast_coalesced(graft_group* g, const graft_tensor* list, int count, int root) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    std::vector<Tensor> detached;
+    for (auto& t : tensors(list, count)) {
+      detached.push_back(t.detach());
+    }
+    constexpr size_t buffer_bytes = size_t{250} << 20; // as torch's DistributedDataParallel
+    c10d::broadcast_coalesced(g->group, detached, buffer_bytes, root);
+  });
+}
+int graft_barrier(graft_group* g) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    std::vector<Tensor> one{at::ones({1})};
+    g->group->allreduce(one)->wait();
+  });
+}
+
+// ---- reducer --------------------------------------------------------------------------------------------------------
+
+graft_reducer* graft_reducer_new(graft_group* g, const graft_tensor* parameters, const char* const* names, int count,
+                                 int64_t bucket_bytes, int64_t first_bucket_bytes, int find_unused, int bucket_views) {
+  return guarded(
+      [&]() -> graft_reducer* {
+        std::vector<Tensor> params = tensors(parameters, count);
+        std::unordered_map<size_t, std::string> named;
+        for (int i = 0; i < count; i++) {
+          named[i] = names[i];
+        }
+        c10d::verify_params_across_processes(g->group, params, std::nullopt);
+        std::vector<bool> sparse(count, false);
+        // As DistributedDataParallel: one bucket in the first step, unless the buckets are never rebuilt.
+        std::vector<size_t> limits{static_cast<size_t>(std::numeric_limits<int64_t>::max())};
+        if (find_unused) {
+          limits = {static_cast<size_t>(first_bucket_bytes), static_cast<size_t>(bucket_bytes)};
+        }
+        auto assignment = c10d::compute_bucket_assignment_by_size(params, limits, sparse);
+        auto& buckets = std::get<0>(assignment);
+        std::reverse(buckets.begin(), buckets.end());
+        auto reducer = std::make_shared<c10d::Reducer>(
+            params, buckets, g->group, sparse, bucket_bytes, find_unused != 0, bucket_views != 0, named,
+            first_bucket_bytes, /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false,
+            std::vector<int64_t>{});
+        auto logger = std::make_shared<c10d::Logger>(reducer);
+        reducer->set_logger(logger);
+        logger->set_construction_data_and_log("graft", {}, -1, false, false, false);
+        return new graft_reducer{reducer, logger};
+      },
+      nullptr);
+}
+void graft_reducer_free(graft_reducer* r) {
+  guarded_status([&] {
+    std::unique_ptr<graft_reducer> owned(r);
+    owned->reducer->remove_autograd_hooks();
+  });
+}
+int graft_reducer_begin(graft_reducer* r) {
+  return guarded(
+      [&] {
+        r->logger->set_runtime_stats_and_log();
+        r->reducer->prepare_for_forward();
+        return r->reducer->rebuild_buckets() ? 1 : 0;
+      },
+      -1);
+}
+int graft_reducer_prepare_backward(graft_reducer* r, const graft_tensor* outputs, int count) {
+  return guarded_status([&] { r->reducer->prepare_for_backward(tensors(outputs, count)); });
+}
+int graft_reducer_finish(graft_reducer* r) {
+  return guarded_status([&] { r->reducer->check_finalized(); });
+}
+int64_t graft_reducer_stats(graft_reducer* r, char* text, size_t capacity) {
+  return guarded(
+      [&] {
+        auto data = r->logger->get_ddp_logging_data();
+        std::string all;
+        for (const auto& [key, value] : data.ints_map) {
+          all += key + "=" + std::to_string(value) + "\n";
+        }
+        for (const auto& [key, value] : data.strs_map) {
+          all += key + "=" + value + "\n";
+        }
+        memcpy(text, all.data(), std::min(capacity, all.size()));
+        return static_cast<int64_t>(all.size());
+      },
+      int64_t{-1});
+}
+
+// ---- gradients and optimizer steps ----------------------------------------------------------------------------------
+
+int graft_zero_grads(const graft_tensor* parameters, int count, int to_none) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    std::vector<Tensor> zeroed;
+    for (int i = 0; i < count; i++) {
+      Tensor& gradient = tensor(parameters[i]).mutable_grad();
+      if (!gradient.defined()) {
+        continue;
+      }
+      if (to_none) {
+        gradient.reset();
+      } else {
+        zeroed.push_back(gradient);
+      }
+    }
+    if (!zeroed.empty()) {
+      at::_foreach_zero_(zeroed);
+    }
+  });
+}
+int graft_fused_adam(int decoupled, const graft_tensor* parameters, const graft_tensor* gradients,
+                     const graft_tensor* first_moments, const graft_tensor* second_moments, const graft_tensor* steps,
+                     int count, double lr, double beta1, double beta2, double weight_decay, double eps) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    auto p = tensors(parameters, count), g = tensors(gradients, count), m = tensors(first_moments, count),
+         v = tensors(second_moments, count), s = tensors(steps, count);
+    at::_foreach_add_(s, 1);
+    if (decoupled) {
+      at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    } else {
+      at::_fused_adam_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    }
+  });
+}
+int graft_fused_sgd(const graft_tensor* parameters, const graft_tensor* gradients, const graft_tensor* momenta,
+                    int count, double lr, double momentum, double weight_decay, int nesterov, int first_step) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    auto p = tensors(parameters, count), g = tensors(gradients, count);
+    auto m = momenta ? tensors(momenta, count) : std::vector<Tensor>{};
+    at::_fused_sgd_(p, g, m, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0, /*maximize=*/false,
+                    first_step != 0);
+  });
+}
+
+// ---- memory format, autocast, process-wide settings -----------------------------------------------------------------
+
+graft_tensor graft_to_channels_last(graft_tensor t) {
+  return guarded(
+      [&]() -> graft_tensor { return new Tensor(tensor(t).contiguous(at::MemoryFormat::ChannelsLast)); }, nullptr);
+}
+int graft_set_channels_last(graft_tensor t) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    if (tensor(t).dim() == 4) {
+      tensor(t).set_data(tensor(t).contiguous(at::MemoryFormat::ChannelsLast));
+    }
+  });
+}
+int graft_is_channels_last(graft_tensor t) {
+  return guarded([&] { return tensor(t).is_contiguous(at::MemoryFormat::ChannelsLast) ? 1 : 0; }, -1);
+}
+int graft_autocast_enter(int device, int bfloat16, int* was_enabled, int* was_type) {
+  return guarded_status([&] {
+    auto type = device_type(device);
+    *was_enabled = at::autocast::is_autocast_enabled(type) ? 1 : 0;
+    *was_type = static_cast<int>(at::autocast::get_autocast_dtype(type));
+    at::autocast::set_autocast_dtype(type, bfloat16 ? at::kBFloat16 : at::kHalf);
+    at::autocast::set_autocast_enabled(type, true);
+    at::autocast::increment_nesting();
+  });
+}
+int graft_autocast_leave(int device, int was_enabled, int was_type) {
+  return guarded_status([&] {
+    auto type = device_type(device);
+    if (at::autocast::decrement_nesting() == 0) {
+      at::autocast::clear_cache();
+    }
+    at::autocast::set_autocast_enabled(type, was_enabled != 0);
+    at::autocast::set_autocast_dtype(type, static_cast<at::ScalarType>(was_type));
+  });
+}
+int graft_set_threads(int intra_op, int inter_op) {
+  return guarded_status([&] {
+    at::set_num_threads(intra_op);
+    if (static_cast<int>(at::get_num_interop_threads()) != inter_op) {
+      at::set_num_interop_threads(inter_op);
+    }
+  });
+}
+int graft_set_deterministic(int on) {
+  return guarded_status([&] {
+    at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
+    at::globalContext().setBenchmarkCuDNN(on == 0);
+    at::globalContext().setDeterministicCuDNN(on != 0);
+  });
+}
+int graft_set_log_level(int level) {
+  return guarded_status([&] { FLAGS_caffe2_log_level = level; });
+}
+
+} // extern "C"

@@ -1,0 +1,58 @@
+//! Gradients set to zero or to nothing, and the channels-last memory format. Values never change here, only where and in
+//! what order they lie.
+
+use crate::Result;
+use crate::ffi::{self, c_count, check, check_ptr, ptr, ptrs};
+use std::borrow::Borrow;
+use tch::Tensor;
+
+/// What a gradient is before a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleared {
+    /// Undefined: its memory is given back and the next backward pass writes instead of adding. The faster choice.
+    None,
+    /// Zeros in the same memory.
+    Zeros,
+}
+
+/// Clears gradients. Works on gradients that are views of a reducer's buckets, on which tch's `zero_grad` fails.
+pub fn zero_grads<T: Borrow<Tensor>>(parameters: &[T], to: Cleared) -> Result<()> {
+    const DOING: &str = "clear gradients";
+    let pointers = ptrs(parameters);
+    let count = c_count(DOING, pointers.len())?;
+    let to_none = match to {
+        Cleared::None => 1,
+        Cleared::Zeros => 0,
+    };
+    // SAFETY: all tensors are live and `count` is their number.
+    check(DOING, unsafe { ffi::graft_zero_grads(pointers.as_ptr(), count, to_none) })?;
+    Ok(())
+}
+
+/// [`zero_grads`] with [`Cleared::None`].
+pub fn zero_grads_to_none<T: Borrow<Tensor>>(parameters: &[T]) -> Result<()> {
+    zero_grads(parameters, Cleared::None)
+}
+
+/// The tensor `[N, C, H, W]` with its values laid out N, H, W, C; itself if it is so already.
+pub fn to_channels_last(tensor: &Tensor) -> Result<Tensor> {
+    const DOING: &str = "change the memory format";
+    // SAFETY: the tensor is live; the shim returns a new handle.
+    let raw = check_ptr(DOING, unsafe { ffi::graft_to_channels_last(ptr(tensor)) })?;
+    // SAFETY: `raw` is an `at::Tensor*` made with `new` for us, which is what tch takes over and deletes.
+    Ok(unsafe { Tensor::from_ptr(raw.cast()) })
+}
+
+/// Lays a parameter's values out in channels-last order, in place of the old ones; a tensor without four dimensions is
+/// left as it is.
+pub fn set_channels_last(parameter: &mut Tensor) -> Result<()> {
+    // SAFETY: the tensor is live and borrowed mutably.
+    check("change the memory format", unsafe { ffi::graft_set_channels_last(ptr(parameter)) })?;
+    Ok(())
+}
+
+/// Whether the tensor lies in channels-last order.
+pub fn is_channels_last(tensor: &Tensor) -> Result<bool> {
+    // SAFETY: the tensor is live.
+    Ok(check("ask the memory format", unsafe { ffi::graft_is_channels_last(ptr(tensor)) })? != 0)
+}
