@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use data::{Data, DataColumns, DataSet, DataSplits, Validation};
 pub use pod::{Mount, NfsSource, Volume, Workers};
 pub use training::{
-    Backbone, Evaluation, FineTune, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName, Preprocessing, Weights,
+    Backbone, Evaluation, FineTune, Fit, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName, Preprocessing, Weights,
 };
 
 use crate::status::TransferJobStatus;

@@ -45,7 +45,7 @@ pub struct Preprocessing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 3))]
     pub std: Option<Vec<Decimal>>,
-    /// Length in pixels to which an image's shorter side is resized before the centre is cut out. Default: `size` × 256/224.
+    /// Length in pixels to which an image's shorter side is resized before the centre is cut out, with `fit: crop`. Default: `size` × 256/224.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 2048))]
     pub resize: Option<i32>,
@@ -53,12 +53,27 @@ pub struct Preprocessing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 2048))]
     pub size: Option<i32>,
+    /// How an image that is not square fills the input: `crop` keeps its shape and cuts the centre out, `stretch` keeps its borders and
+    /// resizes both sides to `size`. Default: crop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
     /// Interpolation when resizing. Default: bilinear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
     /// Padding of strided convolutions: `same` for weights born in TensorFlow. Default: symmetric; same for MobileNetV1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padding: Option<Padding>,
+}
+
+/// How an image that is not square fills the input.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fit {
+    /// Resize the shorter side to `resize`, cut the centre out.
+    #[default]
+    Crop,
+    /// Resize both sides to `size`.
+    Stretch,
 }
 
 /// Interpolation when resizing; both are antialiased.
