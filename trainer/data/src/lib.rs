@@ -1,1 +1,12 @@
-//! placeholder
+//! Reads labelled images for training: sources, splits by patient, decoding, resizing and the decode cache, and
+//! generates phantom data where there is none. It knows no torch; an image leaves it as unsigned bytes `[3, S, S]`.
+//! Patient ids never appear in its messages.
+
+mod dataset;
+mod error;
+mod holdout;
+mod source;
+
+pub use dataset::{Dataset, Sample, Split};
+pub use error::{DataError, Finding, Reason, pseudonym};
+pub use source::{EXTENSIONS, local_path};

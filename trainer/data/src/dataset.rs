@@ -1,0 +1,321 @@
+//! From the spec's `data` to labelled samples in three splits, with every fault of the labels, splits and patients found
+//! before any image is decoded. It touches the disk to read sources and to see that files exist, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+
+use graft_crds::spec::{Data, DataSet, Task};
+
+use crate::error::{DataError, Finding, Reason, nearest, pseudonym};
+use crate::holdout::hold_out;
+use crate::source::{self, Record};
+
+/// The share of training patients held out where nothing else is said.
+const DEFAULT_FRACTION: f64 = 0.15;
+
+/// A part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// What is learned from.
+    Train,
+    /// What the best epoch is chosen by.
+    Validation,
+    /// What the result is judged on.
+    Test,
+}
+
+impl Split {
+    /// Every split, in the order in which [`Dataset::samples`] has them.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+
+    /// The name in messages and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// One labelled image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The image file.
+    pub path: PathBuf,
+    /// The image as the user names it: relative to its set's folder.
+    pub key: String,
+    /// Index of its class in [`Dataset::classes`].
+    pub label: usize,
+    /// The patient's id, as it is in the manifest; never to be shown, see [`Sample::patient_pseudonym`].
+    pub patient: Option<String>,
+    /// Line in the manifest, from 1; none in class folders.
+    pub row: Option<u64>,
+    /// Where it stands, for messages: `file:row`, or the path.
+    pub place: String,
+    /// Its split.
+    pub split: Split,
+}
+
+impl Sample {
+    /// The name under which the patient may be shown; see [`pseudonym`].
+    #[must_use]
+    pub fn patient_pseudonym(&self) -> Option<String> {
+        self.patient.as_deref().map(pseudonym)
+    }
+}
+
+/// The checked data of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// The classes in the order of the model's outputs.
+    pub classes: Vec<String>,
+    /// Index of the class that counts as positive in a two-class task.
+    pub positive: usize,
+    /// All samples: training, then validation, then test, each in the order of its source.
+    pub samples: Vec<Sample>,
+}
+
+impl Dataset {
+    /// Reads and checks what `data` names. `seed` decides which patients are held out when validation is a fraction.
+    /// Images are seen to exist but not opened; `Loader::check` decodes them. A split column whose validation
+    /// value is the default `val` also takes `valid` and `validation`.
+    ///
+    /// # Errors
+    /// All findings of the first of two passes that has any: reading the sources; then classes, splits, patients, files.
+    pub fn load(data: &Data, task: &Task, seed: u64) -> Result<Self, DataError> {
+        let mut findings = Vec::new();
+        let mut sets = read_sets(data, &mut findings);
+        DataError::check(std::mem::take(&mut findings))?;
+        let classes = resolve_classes(task, &sets, &mut findings);
+        hold_out_validation(data, &mut sets, &classes, seed, &mut findings);
+        check_patients(&sets, &mut findings);
+        check_inputs(&sets, &mut findings);
+        check_labels(&sets, &classes, &mut findings);
+        for split in Split::ALL {
+            if sets[split as usize].is_empty() {
+                findings.push(empty_split(split, data));
+            }
+        }
+        let positive = positive_class(task, &classes, &mut findings);
+        DataError::check(findings)?;
+        let samples = Split::ALL.into_iter().zip(sets).flat_map(|(split, records)| {
+            let classes = &classes;
+            records.into_iter().filter_map(move |record| {
+                let label = classes.iter().position(|class| *class == record.label)?;
+                let place = record.place();
+                Some(Sample { path: record.path, key: record.key, label, patient: record.patient, row: record.place.row, place, split })
+            })
+        });
+        let samples = samples.collect();
+        Ok(Self { classes, positive, samples })
+    }
+
+    /// Indices of a split in [`Dataset::samples`]; training begins at 0.
+    #[must_use]
+    pub fn range(&self, split: Split) -> Range<usize> {
+        self.samples.partition_point(|sample| sample.split < split)..self.samples.partition_point(|sample| sample.split <= split)
+    }
+
+    /// The samples of a split.
+    #[must_use]
+    pub fn split(&self, split: Split) -> &[Sample] {
+        &self.samples[self.range(split)]
+    }
+
+    /// Refuses more ranks than training samples.
+    ///
+    /// # Errors
+    /// `TooFewSamples`.
+    pub fn check_world(&self, world: usize) -> Result<(), DataError> {
+        let samples = self.range(Split::Train).len();
+        if samples >= world {
+            return Ok(());
+        }
+        let what = format!("{samples} training samples are fewer than {world} processes");
+        Err(DataError::one(Finding::new(Reason::TooFewSamples, what, vec![], "lower spec.workers.replicas, processes or gpus, or add data")))
+    }
+}
+
+type Sets = [Vec<Record>; 3];
+
+fn read_sets(data: &Data, findings: &mut Vec<Finding>) -> Sets {
+    if data.columns.split.is_some() {
+        let records = source::read(&data.train, &data.columns, "spec.data.train", findings);
+        return by_split_column(data, records, findings);
+    }
+    let train = source::read(&data.train, &data.columns, "spec.data.train", findings);
+    let validation = data.validation.uri.as_ref().map_or_else(Vec::new, |uri| {
+        let set = DataSet { uri: uri.clone(), manifest: data.validation.manifest.clone() };
+        source::read(&set, &data.columns, "spec.data.validation", findings)
+    });
+    let test = data.test.as_ref().map_or_else(Vec::new, |set| source::read(set, &data.columns, "spec.data.test", findings));
+    [train, validation, test]
+}
+
+fn by_split_column(data: &Data, records: Vec<Record>, findings: &mut Vec<Finding>) -> Sets {
+    let names = &data.splits;
+    let mut sets: Sets = Default::default();
+    let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for record in records {
+        let value = record.split.clone().unwrap_or_default();
+        let split = if value == names.train {
+            Split::Train
+        } else if value == names.test {
+            Split::Test
+        } else if value == names.validation || (names.validation == "val" && ["valid", "validation"].contains(&value.as_str())) {
+            Split::Validation
+        } else {
+            unknown.entry(value).or_default().push(record.place());
+            continue;
+        };
+        sets[split as usize].push(record);
+    }
+    for (value, places) in unknown {
+        let what = format!("{} rows have the split {value:?}, which is none of {:?}, {:?}, {:?}", places.len(), names.train, names.validation, names.test);
+        findings.push(Finding::new(Reason::UnknownSplit, what, places, "set spec.data.splits to the manifest's values, or remove the rows"));
+    }
+    sets
+}
+
+fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec<String> {
+    let trained: BTreeSet<&str> = sets[Split::Train as usize].iter().map(|record| record.label.as_str()).collect();
+    if trained.len() < 2 && !sets[Split::Train as usize].is_empty() {
+        let seen = trained.iter().map(|class| format!("{class:?}")).collect();
+        findings.push(Finding::new(Reason::TooFewClasses, "the training data has one class only", seen, "a classifier needs at least two: check spec.data.columns.label"));
+    }
+    if task.classes.is_empty() {
+        return trained.into_iter().map(str::to_owned).collect();
+    }
+    let untrained: Vec<String> = task.classes.iter().filter(|class| !trained.contains(class.as_str())).map(|class| format!("{class:?}")).collect();
+    if !untrained.is_empty() && !trained.is_empty() {
+        let what = format!("{} of spec.task.classes have no training sample", untrained.len());
+        findings.push(Finding::new(Reason::UnknownClass, what, untrained, "remove them from spec.task.classes or add samples"));
+    }
+    task.classes.clone()
+}
+
+fn positive_class(task: &Task, classes: &[String], findings: &mut Vec<Finding>) -> usize {
+    let Some(name) = &task.positive_class else { return classes.len().saturating_sub(1) };
+    classes.iter().position(|class| class == name).unwrap_or_else(|| {
+        let what = format!("spec.task.positiveClass {name:?} is no class of the training data");
+        findings.push(Finding::new(Reason::UnknownClass, what, vec![], format!("name one of {}", quoted(classes))));
+        0
+    })
+}
+
+fn quoted(names: &[String]) -> String {
+    let names = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    graft_crds::contract::truncate(&names, 600).to_owned()
+}
+
+fn check_labels(sets: &Sets, classes: &[String], findings: &mut Vec<Finding>) {
+    if classes.is_empty() {
+        return; // No training data: that is the finding, not that every other label is unknown.
+    }
+    for split in Split::ALL {
+        let mut unknown: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for record in sets[split as usize].iter().filter(|record| !classes.contains(&record.label)) {
+            unknown.entry(&record.label).or_default().push(record.place());
+        }
+        for (label, places) in unknown {
+            let lacks = if split == Split::Train { "spec.task.classes does not name" } else { "the training data lacks" };
+            let what = format!("{} {} samples have the class {label:?}, which {lacks}", places.len(), split.name());
+            let remedy = match nearest(label, classes.iter().map(String::as_str)) {
+                Some(class) => format!("did you mean {class:?}? The classes are {}", quoted(classes)),
+                None => format!("correct the label or remove the samples; the classes are {}", quoted(classes)),
+            };
+            findings.push(Finding::new(Reason::UnknownClass, what, places, remedy));
+        }
+    }
+}
+
+/// The identity by which a record must stay in one split: its patient, else its file.
+fn holder(record: &Record) -> &str {
+    record.patient.as_deref().unwrap_or(&record.key)
+}
+
+fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u64, findings: &mut Vec<Finding>) {
+    let fraction = data.validation.fraction.as_ref().map(graft_crds::Decimal::value);
+    if data.validation.uri.is_some() {
+        return;
+    }
+    let given = sets[Split::Validation as usize].len();
+    if given > 0 {
+        if fraction.is_some() {
+            let what = format!("the split column marks {given} rows as validation and spec.data.validation.fraction is set as well");
+            findings.push(Finding::new(Reason::AmbiguousValidation, what, vec![], "remove spec.data.validation.fraction, or the rows"));
+        }
+        return;
+    }
+    let train = std::mem::take(&mut sets[Split::Train as usize]);
+    let index = |label: &str| classes.iter().position(|class| class == label);
+    let samples: Vec<(&str, usize)> = train.iter().filter_map(|record| Some((holder(record), index(&record.label)?))).collect();
+    let held_out: BTreeSet<String> =
+        hold_out(&samples, classes.len(), fraction.unwrap_or(DEFAULT_FRACTION), seed).into_iter().map(str::to_owned).collect();
+    let (validation, train) = train.into_iter().partition(|record| held_out.contains(holder(record)));
+    sets[Split::Train as usize] = train;
+    sets[Split::Validation as usize] = validation;
+}
+
+fn empty_split(split: Split, data: &Data) -> Finding {
+    let (what, remedy) = match (split, &data.columns.split) {
+        (Split::Validation, None) if data.validation.uri.is_none() => {
+            ("the validation split is empty: the training patients are too few to hold one out".to_owned(), "raise spec.data.validation.fraction, name a validation set in spec.data.validation.uri, or add patients".to_owned())
+        }
+        (_, Some(column)) => {
+            let value = [&data.splits.train, &data.splits.validation, &data.splits.test][split as usize];
+            (format!("the {} split is empty: no row has {value:?} in column {column:?}", split.name()), format!("check spec.data.splits.{}", split.name()))
+        }
+        (_, None) => (format!("the {} split is empty", split.name()), format!("check spec.data.{}", split.name())),
+    };
+    Finding::new(Reason::EmptySplit, what, vec![], remedy)
+}
+
+fn check_patients(sets: &Sets, findings: &mut Vec<Finding>) {
+    let places = across_splits(sets, |record| record.patient.clone())
+        .into_iter()
+        .map(|(patient, seen)| format!("{} ({})", pseudonym(&patient), seen))
+        .collect::<Vec<_>>();
+    if !places.is_empty() {
+        let what = format!("{} patients are in two splits, so the result would look better than it is", places.len());
+        findings.push(Finding::new(Reason::PatientInTwoSplits, what, places, "move all rows of a patient to one split"));
+    }
+}
+
+fn check_inputs(sets: &Sets, findings: &mut Vec<Finding>) {
+    let twice: Vec<String> = across_splits(sets, |record| Some(record.path.display().to_string())).into_iter().map(|(path, seen)| format!("{path} ({seen})")).collect();
+    if !twice.is_empty() {
+        let what = format!("{} image files are in two splits", twice.len());
+        findings.push(Finding::new(Reason::InputInTwoSplits, what, twice, "keep each image in one split"));
+    }
+    let absent: Vec<String> = sets
+        .iter()
+        .flatten()
+        .filter(|record| !record.path.is_file())
+        .map(|record| match record.place.row {
+            Some(_) => format!("{} ({})", record.key, record.place()),
+            None => record.place(),
+        })
+        .collect();
+    if !absent.is_empty() {
+        let what = format!("{} image files do not exist", absent.len());
+        findings.push(Finding::new(Reason::InputNotFound, what, absent, "paths in a manifest are relative to the folder that uri names"));
+    }
+}
+
+/// What `identity` finds in more than one split, with the first place in each.
+fn across_splits(sets: &Sets, identity: impl Fn(&Record) -> Option<String>) -> BTreeMap<String, String> {
+    let mut seen: BTreeMap<String, BTreeMap<Split, String>> = BTreeMap::new();
+    for split in Split::ALL {
+        for record in &sets[split as usize] {
+            if let Some(identity) = identity(record) {
+                seen.entry(identity).or_default().entry(split).or_insert_with(|| record.place());
+            }
+        }
+    }
+    let show = |places: BTreeMap<Split, String>| places.into_iter().map(|(split, place)| format!("{} {place}", split.name())).collect::<Vec<_>>().join(" and ");
+    seen.into_iter().filter(|(_, places)| places.len() > 1).map(|(identity, places)| (identity, show(places))).collect()
+}

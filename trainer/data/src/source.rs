@@ -1,0 +1,392 @@
+//! Reads one source, class folders or a CSV manifest, into records. It assumes nothing about the files it lists and
+//! never opens an image; everything that is wrong becomes a finding, and reading goes on where it can.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use graft_crds::spec::{DataColumns, DataSet};
+
+use crate::error::{Finding, Reason, nearest};
+
+/// Extensions of image files in class folders, in lower case.
+pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"];
+
+/// Class folders deeper than this are taken for a loop of links.
+const DEPTH_LIMIT: usize = 16;
+
+/// Where a record stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The manifest's or the root folder's path.
+    pub(crate) file: Arc<str>,
+    /// Line in the manifest, from 1; none in class folders.
+    pub(crate) row: Option<u64>,
+}
+
+/// One labelled image as the source names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) path: PathBuf,
+    pub(crate) key: String,
+    pub(crate) label: String,
+    pub(crate) patient: Option<String>,
+    pub(crate) split: Option<String>,
+    pub(crate) place: Place,
+}
+
+impl Record {
+    /// `file:row`, or the image's path in class folders.
+    pub(crate) fn place(&self) -> String {
+        match self.place.row {
+            Some(row) => format!("{}:{row}", self.place.file),
+            None => self.path.display().to_string(),
+        }
+    }
+}
+
+/// The path that a `file:///absolute/path` names. The text after the scheme is taken as it is, without percent-decoding.
+#[must_use]
+pub fn local_path(uri: &str) -> &Path {
+    Path::new(uri.strip_prefix("file://").unwrap_or(uri))
+}
+
+/// Reads `set`. `field` is where the set stands in the spec, for messages. Whether the columns `patient` and `split`
+/// are looked for depends on `columns` naming them.
+pub(crate) fn read(set: &DataSet, columns: &DataColumns, field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
+    let root = local_path(&set.uri);
+    if !root.is_dir() {
+        let what = if root.exists() { "is not a folder" } else { "does not exist" };
+        findings.push(Finding::new(
+            Reason::DataNotFound,
+            format!("{field}.uri: {} {what}", root.display()),
+            vec![],
+            "check the path and that the volume is mounted there",
+        ));
+        return Vec::new();
+    }
+    match &set.manifest {
+        Some(manifest) => read_manifest(root, &root.join(manifest), columns, field, findings),
+        None => read_folders(root, field, findings),
+    }
+}
+
+fn unreadable(path: &Path, error: impl std::fmt::Display) -> Finding {
+    Finding::new(Reason::DataUnreadable, format!("{} cannot be read: {error}", path.display()), vec![], "check the file and its permissions")
+}
+
+fn read_manifest(root: &Path, path: &Path, columns: &DataColumns, field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
+    if !path.is_file() {
+        let remedy = "give the manifest's path relative to the folder";
+        findings.push(Finding::new(Reason::DataNotFound, format!("{field}.manifest: {} does not exist", path.display()), vec![], remedy));
+        return Vec::new();
+    }
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            findings.push(unreadable(path, error));
+            return Vec::new();
+        }
+    };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_slice());
+    let header = match reader.headers() {
+        Ok(header) => header.clone(),
+        Err(error) => {
+            findings.push(unreadable(path, error));
+            return Vec::new();
+        }
+    };
+    let Some(index) = Index::find(&header, columns, path, findings) else { return Vec::new() };
+    let file: Arc<str> = path.display().to_string().into();
+    let mut problems = Problems::default();
+    let mut records = Vec::new();
+    let mut lines = Lines { text: &text, at: 0, line: 1 };
+    for row in reader.records() {
+        match row {
+            Ok(row) => {
+                let place = Place { file: file.clone(), row: row.position().map(|position| lines.of(position.byte())) };
+                if row.len() == header.len() {
+                    records.extend(index.record(root, &row, place, &mut problems));
+                } else {
+                    problems.ragged.push(format!("{file}:{} ({} fields)", place.row.unwrap_or(0), row.len()));
+                }
+            }
+            Err(error) => {
+                findings.push(unreadable(path, error));
+                break;
+            }
+        }
+    }
+    problems.report(columns, header.len(), findings);
+    records
+}
+
+/// Counts lines as an editor does. The reader's own count lags behind at `\r\n` and at blank lines, because a record's
+/// position is where the previous one ended.
+struct Lines<'a> {
+    text: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of the record whose position is `byte`. Positions must not go backwards.
+    fn of(&mut self, byte: u64) -> u64 {
+        let byte = usize::try_from(byte).unwrap_or(usize::MAX);
+        while let Some(&letter) = self.text.get(self.at) {
+            if self.at >= byte && !matches!(letter, b'\r' | b'\n') {
+                break;
+            }
+            let ends = letter == b'\n' || (letter == b'\r' && self.text.get(self.at + 1) != Some(&b'\n'));
+            self.line += u64::from(ends);
+            self.at += 1;
+        }
+        self.line
+    }
+}
+
+/// Positions of the columns in the manifest.
+struct Index {
+    input: usize,
+    label: usize,
+    patient: Option<usize>,
+    split: Option<usize>,
+}
+
+impl Index {
+    fn find(header: &csv::StringRecord, columns: &DataColumns, path: &Path, findings: &mut Vec<Finding>) -> Option<Self> {
+        let names: Vec<&str> = header.iter().map(str::trim).collect();
+        let mut missing = false;
+        let mut find = |field: &str, wanted: &str| {
+            let found: Vec<usize> = names.iter().enumerate().filter(|(_, name)| **name == wanted).map(|(i, _)| i).collect();
+            if found.len() != 1 {
+                missing = true;
+                findings.push(column_finding(field, wanted, &names, found.len(), path));
+            }
+            found.first().copied()
+        };
+        let input = find("input", &columns.input);
+        let label = find("label", &columns.label);
+        let patient = columns.patient.as_deref().map(|name| find("patient", name));
+        let split = columns.split.as_deref().map(|name| find("split", name));
+        if missing {
+            return None;
+        }
+        Some(Self { input: input?, label: label?, patient: patient.flatten(), split: split.flatten() })
+    }
+
+    fn record(&self, root: &Path, row: &csv::StringRecord, place: Place, problems: &mut Problems) -> Option<Record> {
+        let at = |index: usize| row.get(index).unwrap_or_default().trim().to_owned();
+        let shown = || format!("{}:{}", place.file, place.row.unwrap_or(0));
+        let (key, label, patient) = (at(self.input), at(self.label), self.patient.map(at));
+        let mut whole = true;
+        let mut need = |present: bool, problem: &mut Vec<String>| {
+            if !present {
+                whole = false;
+                problem.push(shown());
+            }
+        };
+        need(!key.is_empty(), &mut problems.no_input);
+        need(!label.is_empty(), &mut problems.no_label);
+        need(patient.as_deref() != Some(""), &mut problems.no_patient);
+        whole.then(|| Record { path: root.join(&key), key, label, patient, split: self.split.map(at), place })
+    }
+}
+
+fn column_finding(field: &str, wanted: &str, names: &[&str], times: usize, path: &Path) -> Finding {
+    if times > 1 {
+        let what = format!("{}:1: column {wanted:?} (spec.data.columns.{field}) is there {times} times", path.display());
+        return Finding::new(Reason::ColumnNotFound, what, vec![], "give each column a name of its own");
+    }
+    let known = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let known = graft_crds::contract::truncate(&known, 600);
+    let what = format!("{}:1: there is no column {wanted:?} (spec.data.columns.{field}); the columns are {known}", path.display());
+    let remedy = match (nearest(wanted, names.iter().copied()), names) {
+        (_, [only]) if only.contains([';', '\t', '|']) => "the file must be separated by commas".to_owned(),
+        (Some(name), _) => format!("did you mean {name:?}? Set spec.data.columns.{field}"),
+        (None, _) => format!("set spec.data.columns.{field} to one of them"),
+    };
+    Finding::new(Reason::ColumnNotFound, what, vec![], remedy)
+}
+
+/// Rows that cannot be used, by what they lack.
+#[derive(Default)]
+struct Problems {
+    no_input: Vec<String>,
+    no_label: Vec<String>,
+    no_patient: Vec<String>,
+    ragged: Vec<String>,
+}
+
+impl Problems {
+    fn report(self, columns: &DataColumns, width: usize, findings: &mut Vec<Finding>) {
+        let mut add = |reason, what: String, places: Vec<String>, remedy: &str| {
+            if !places.is_empty() {
+                findings.push(Finding::new(reason, what, places, remedy));
+            }
+        };
+        let n = self.ragged.len();
+        add(Reason::DataUnreadable, format!("{n} rows do not have the header's {width} fields"), self.ragged, "quote fields that hold a comma, and complete the rows");
+        let n = self.no_input.len();
+        add(Reason::MissingInput, format!("{n} rows have no value in column {:?}", columns.input), self.no_input, "fill in the image's path or remove the rows");
+        let n = self.no_label.len();
+        add(Reason::MissingLabel, format!("{n} rows have no label in column {:?}", columns.label), self.no_label, "fill in the label or remove the rows");
+        let n = self.no_patient.len();
+        let patient = columns.patient.as_deref().unwrap_or_default();
+        let remedy = "fill in the patient, remove the rows, or leave spec.data.columns.patient out if every image is a patient of its own";
+        add(Reason::MissingPatient, format!("{n} rows have no value in column {patient:?}"), self.no_patient, remedy);
+    }
+}
+
+fn read_folders(root: &Path, field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
+    let file: Arc<str> = root.display().to_string().into();
+    let mut records = Vec::new();
+    let mut empty = Vec::new();
+    let classes = match list(root) {
+        Ok(entries) => entries,
+        Err(error) => {
+            findings.push(unreadable(root, error));
+            return records;
+        }
+    };
+    for (class, folder) in classes.into_iter().filter(|(_, path)| path.is_dir()) {
+        let mut images = BTreeMap::new();
+        if let Err((path, error)) = walk(&folder, &class, DEPTH_LIMIT, &mut images) {
+            findings.push(unreadable(&path, error));
+        }
+        if images.is_empty() {
+            empty.push(folder.display().to_string());
+        }
+        records.extend(images.into_iter().map(|(key, path)| Record {
+            path,
+            key,
+            label: class.clone(),
+            patient: None,
+            split: None,
+            place: Place { file: file.clone(), row: None },
+        }));
+    }
+    if !empty.is_empty() {
+        let remedy = format!("add images ({}), remove the folder, or name a manifest in {field}.manifest", EXTENSIONS.join(", "));
+        findings.push(Finding::new(Reason::EmptySplit, format!("{} class folders hold no image", empty.len()), empty, remedy));
+    }
+    records
+}
+
+/// Entries of a folder by name, sorted, without hidden ones.
+fn list(folder: &Path) -> std::io::Result<BTreeMap<String, PathBuf>> {
+    let mut entries = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') {
+            entries.insert(name, entry.path());
+        }
+    }
+    Ok(entries)
+}
+
+fn walk(folder: &Path, key: &str, depth: usize, images: &mut BTreeMap<String, PathBuf>) -> Result<(), (PathBuf, std::io::Error)> {
+    if depth == 0 {
+        return Err((folder.to_owned(), std::io::Error::other(format!("folders are nested more than {DEPTH_LIMIT} deep"))));
+    }
+    for (name, path) in list(folder).map_err(|error| (folder.to_owned(), error))? {
+        let key = format!("{key}/{name}");
+        if path.is_dir() {
+            walk(&path, &key, depth - 1, images)?;
+        } else if path.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_lowercase().as_str())) {
+            images.insert(key, path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(text: &[u8], columns: &DataColumns) -> (Vec<Record>, Vec<Finding>) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("m.csv"), text).unwrap();
+        let set = DataSet { uri: format!("file://{}", folder.path().display()), manifest: Some("m.csv".into()) };
+        let mut findings = Vec::new();
+        let records = read(&set, columns, "spec.data.train", &mut findings);
+        (records, findings)
+    }
+
+    fn with_patient() -> DataColumns {
+        DataColumns { patient: Some("patient".into()), ..DataColumns::default() }
+    }
+
+    #[test]
+    fn byte_order_mark_line_ends_quotes_and_blank_lines_are_fine() {
+        let text = b"\xef\xbb\xbfimage,label,patient\r\n\"a, b.png\",covid,\"p\"\"1\"\r\n\r\nc.png, normal ,p2\r\n";
+        let (records, findings) = manifest(text, &with_patient());
+        assert_eq!(findings, []);
+        let seen: Vec<_> = records.iter().map(|r| (r.key.as_str(), r.label.as_str(), r.patient.as_deref().unwrap(), r.place.row.unwrap())).collect();
+        assert_eq!(seen, [("a, b.png", "covid", "p\"1", 2), ("c.png", "normal", "p2", 4)]);
+    }
+
+    #[test]
+    fn all_rows_that_lack_something_are_named() {
+        let (records, findings) = manifest(b"image,label,patient\na.png,,p1\n,covid,p2\nc.png,covid,\nd.png,,\ne.png,covid\nf.png,covid,p3\n", &with_patient());
+        assert_eq!(records.len(), 1);
+        let by_reason = |reason| findings.iter().find(|f| f.reason == reason).map(|f| f.places.iter().map(|p| p.rsplit(':').next().unwrap().to_owned()).collect::<Vec<_>>());
+        assert_eq!(by_reason(Reason::MissingLabel).unwrap(), ["2", "5"]);
+        assert_eq!(by_reason(Reason::MissingInput).unwrap(), ["3"]);
+        assert_eq!(by_reason(Reason::MissingPatient).unwrap(), ["4", "5"]);
+        assert_eq!(by_reason(Reason::DataUnreadable).unwrap(), ["6 (2 fields)"]);
+    }
+
+    #[test]
+    fn a_missing_column_is_named_with_the_known_ones_and_the_nearest() {
+        let (_, findings) = manifest(b"image,lable,patient_id\n", &with_patient());
+        assert_eq!(findings.len(), 2);
+        let text = findings[0].to_string();
+        assert!(text.contains("no column \"label\" (spec.data.columns.label); the columns are \"image\", \"lable\", \"patient_id\""), "{text}");
+        assert!(text.contains("did you mean \"lable\""), "{text}");
+        assert!(findings[1].to_string().contains("did you mean \"patient_id\""));
+        let (_, findings) = manifest(b"image;label\n", &DataColumns::default());
+        assert!(findings[0].remedy.contains("separated by commas"));
+        let (_, findings) = manifest(b"image,label,label\n", &DataColumns::default());
+        assert!(findings[0].what.contains("2 times"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_an_error_with_its_line() {
+        let (_, findings) = manifest(b"image,label\na.png,covid\n\xff\xfe.png,covid\n", &DataColumns::default());
+        assert!(findings[0].reason == Reason::DataUnreadable && findings[0].what.contains("line 3"), "{findings:?}");
+    }
+
+    #[test]
+    fn class_folders_are_read_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["b/2.PNG", "b/sub/1.jpg", "a/9.tiff", "a/notes.txt", ".cache/x.png"] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        let set = DataSet { uri: format!("file://{}", root.path().display()), manifest: None };
+        let mut findings = Vec::new();
+        let records = read(&set, &DataColumns::default(), "spec.data.train", &mut findings);
+        assert_eq!(findings, []);
+        let seen: Vec<_> = records.iter().map(|r| (r.key.as_str(), r.label.as_str())).collect();
+        assert_eq!(seen, [("a/9.tiff", "a"), ("b/2.PNG", "b"), ("b/sub/1.jpg", "b")]);
+
+        fs::create_dir(root.path().join("c")).unwrap();
+        read(&set, &DataColumns::default(), "spec.data.train", &mut findings);
+        assert!(findings[0].reason == Reason::EmptySplit && findings[0].places[0].ends_with("/c"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let mut findings = Vec::new();
+        let set = |uri: &str, manifest: Option<&str>| DataSet { uri: uri.into(), manifest: manifest.map(Into::into) };
+        read(&set("file:///nowhere/at/all", None), &DataColumns::default(), "spec.data.test", &mut findings);
+        read(&set("file:///", Some("no.csv")), &DataColumns::default(), "spec.data.test", &mut findings);
+        assert!(findings.iter().all(|f| f.reason == Reason::DataNotFound));
+        assert!(findings[0].what.starts_with("spec.data.test.uri: /nowhere/at/all does not exist"));
+        assert!(findings[1].what.starts_with("spec.data.test.manifest: /no.csv does not exist"));
+    }
+}
