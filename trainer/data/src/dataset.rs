@@ -80,7 +80,7 @@ pub struct Dataset {
 
 impl Dataset {
     /// Reads and checks what `data` names. `seed` decides which patients are held out when validation is a fraction.
-    /// Images are seen to exist but not opened; `Loader::check` decodes them. A split column whose validation
+    /// Images are seen to exist but not opened; [`crate::Loader::check`] decodes them. A split column whose validation
     /// value is the default `val` also takes `valid` and `validation`.
     ///
     /// # Errors

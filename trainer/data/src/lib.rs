@@ -3,10 +3,14 @@
 //! Patient ids never appear in its messages.
 
 mod dataset;
+mod decode;
 mod error;
 mod holdout;
+mod loader;
 mod source;
 
 pub use dataset::{Dataset, Sample, Split};
+pub use decode::{DecodeError, Geometry, Limits, decode, fit};
 pub use error::{DataError, Finding, Reason, pseudonym};
+pub use loader::{DecodeCache, FileDigest, Loader, data_digest};
 pub use source::{EXTENSIONS, local_path};

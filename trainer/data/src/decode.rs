@@ -1,0 +1,294 @@
+//! From an image file's bytes to the network's input as unsigned bytes. Input is not trusted: the header is checked
+//! against limits before pixels are allocated, and a file that ends early is refused rather than filled up with grey.
+
+use std::io::Cursor;
+
+use fast_image_resize as fir;
+use graft_crds::Architecture;
+use graft_crds::spec::{Fit, Interpolation, Preprocessing};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{DataError, Finding, Reason};
+
+/// How large an image may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest side in pixels.
+    pub side: u32,
+    /// Width times height in pixels, also after resizing.
+    pub pixels: u64,
+    /// Size of the file in bytes.
+    pub file: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { side: 16_384, pixels: 1 << 28, file: 1 << 30 }
+    }
+}
+
+/// Why an image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    /// The bytes are no image of a known format.
+    #[error("is no PNG, JPEG, BMP, TIFF or WebP")]
+    UnknownFormat,
+    /// The decoder refused it.
+    #[error("{0}")]
+    Decode(#[from] image::ImageError),
+    /// The JPEG has no end marker.
+    #[error("the JPEG ends before its end marker, so it is truncated")]
+    Truncated,
+    /// The image is larger than the limits allow.
+    #[error("{width} × {height} pixels are more than the limit of {} a side and {} in all, as it is or resized", limits.side, limits.pixels)]
+    TooLarge {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// What is allowed.
+        limits: Limits,
+    },
+    /// The file is larger than the limits allow.
+    #[error("{bytes} bytes are more than the limit of {limit}")]
+    FileTooLarge {
+        /// Size of the file.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The image has no pixels, or resizing failed.
+    #[error("cannot be resized: {0}")]
+    Resize(String),
+    /// The decoder crashed on it.
+    #[error("crashed the decoder")]
+    Crashed,
+}
+
+/// The size and shape of the network's input; what is left of preprocessing before bytes become numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Geometry {
+    /// Side of the square input in pixels.
+    pub size: u32,
+    /// Length of the shorter side before the centre is cut out, in pixels; without meaning for [`Fit::Stretch`].
+    pub resize: u32,
+    /// How an image that is not square fills the input.
+    pub fit: Fit,
+    /// The filter.
+    pub interpolation: Interpolation,
+}
+
+impl Geometry {
+    /// What the spec asks for, the rest from the architecture: its input size, `resize` of size × 256/224 rounded down,
+    /// crop, bilinear.
+    ///
+    /// # Errors
+    /// `InvalidPreprocessing` when the side is 0 or `resize` is smaller than `size`, which would leave borders without a value.
+    pub fn resolve(architecture: Architecture, spec: Option<&Preprocessing>) -> Result<Self, DataError> {
+        let field = |read: fn(&Preprocessing) -> Option<i32>| spec.and_then(read).map(|value| u32::try_from(value).unwrap_or(0));
+        let size = field(|p| p.size).unwrap_or_else(|| architecture.input_size());
+        let resize = field(|p| p.resize).unwrap_or(size.saturating_mul(8) / 7);
+        let fit = spec.and_then(|p| p.fit).unwrap_or_default();
+        let interpolation = spec.and_then(|p| p.interpolation).unwrap_or_default();
+        if size == 0 || (fit == Fit::Crop && resize < size) {
+            let what = format!("spec.backbone.preprocessing: no square of {size} pixels can be cut out of an image resized to {resize}");
+            return Err(DataError::one(Finding::new(Reason::InvalidPreprocessing, what, vec![], "make resize at least as large as size")));
+        }
+        Ok(Self { size, resize, fit, interpolation })
+    }
+
+    /// Bytes of one image: 3 × size × size.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        3 * self.size as usize * self.size as usize
+    }
+
+    /// Size in pixels to which an image is resized before it is cropped; torchvision's `Resize`.
+    fn resized(&self, width: u32, height: u32) -> (u64, u64) {
+        let long = |long: u32, short: u32| u64::from(self.resize) * u64::from(long) / u64::from(short.max(1));
+        match self.fit {
+            Fit::Stretch => (u64::from(self.size), u64::from(self.size)),
+            Fit::Crop if width <= height => (u64::from(self.resize), long(height, width)),
+            Fit::Crop => (long(width, height), u64::from(self.resize)),
+        }
+    }
+}
+
+/// Decodes an image to RGB: grey is repeated, alpha is dropped without blending, 16 bits are scaled from their full
+/// range to 8, and the orientation tag is ignored, as torchvision's readers do (but Pillow cuts 16-bit grey off at 255).
+///
+/// # Errors
+/// Anything but a whole image within the limits.
+pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, DecodeError> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let format = reader.format().ok_or(DecodeError::UnknownFormat)?;
+    let mut allocation = image::Limits::default();
+    allocation.max_alloc = Some(limits.pixels.saturating_mul(8));
+    reader.limits(allocation);
+    let decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if width > limits.side || height > limits.side || u64::from(width) * u64::from(height) > limits.pixels {
+        return Err(DecodeError::TooLarge { width, height, limits });
+    }
+    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+        return Err(DecodeError::Truncated);
+    }
+    Ok(DynamicImage::from_decoder(decoder)?.into_rgb8())
+}
+
+/// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.
+/// The search begins behind the header, because a thumbnail in there has an end marker of its own; within scans, bytes
+/// 0xFF are escaped, so the marker cannot appear by chance.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[0xFF, marker]) = bytes.get(at..at + 2) {
+        if marker == 0xDA {
+            return bytes[at..].windows(2).any(|pair| pair == [0xFF, 0xD9]);
+        }
+        at += match (marker, bytes.get(at + 2..at + 4)) {
+            (0xFF, _) => 1,
+            (0x01 | 0xD0..=0xD8, _) => 2,
+            (_, Some(&[high, low])) => 2 + usize::from(u16::from_be_bytes([high, low])),
+            (_, _) => return false,
+        };
+    }
+    false
+}
+
+/// Resizes and crops an RGB image to the geometry: `[3, size, size]`, channels first, rows from top to bottom.
+/// The filters are antialiased; equal to Pillow's within one level (torchvision's `Resize` and `CenterCrop` on PIL images).
+///
+/// # Errors
+/// An image without pixels, or one so elongated that it would exceed the limits when resized.
+pub fn fit(image: RgbImage, geometry: &Geometry, limits: Limits) -> Result<Vec<u8>, DecodeError> {
+    let (width, height) = image.dimensions();
+    let (new_width, new_height) = geometry.resized(width, height);
+    if new_width.saturating_mul(new_height) > limits.pixels {
+        return Err(DecodeError::TooLarge { width, height, limits });
+    }
+    let (new_width, new_height) = (new_width as u32, new_height as u32);
+    let wide = resample(image.into_raw(), (width, height), (new_width, height), geometry.interpolation)?;
+    let pixels = resample(wide, (new_width, height), (new_width, new_height), geometry.interpolation)?;
+    Ok(crop(&pixels, new_width as usize, new_height as usize, geometry.size as usize))
+}
+
+/// Resizes interleaved RGB pixels. [`fit`] calls it once per direction, rows first as Pillow does: between the passes values
+/// are rounded and cut off at 0 and 255, so with a filter that overshoots the order shows (by up to 5 levels).
+fn resample(pixels: Vec<u8>, from: (u32, u32), to: (u32, u32), interpolation: Interpolation) -> Result<Vec<u8>, DecodeError> {
+    if from == to {
+        return Ok(pixels);
+    }
+    let failed = |error: &dyn std::fmt::Display| DecodeError::Resize(error.to_string());
+    let source = fir::images::Image::from_vec_u8(from.0, from.1, pixels, fir::PixelType::U8x3).map_err(|error| failed(&error))?;
+    let mut target = fir::images::Image::new(to.0, to.1, fir::PixelType::U8x3);
+    let filter = match interpolation {
+        Interpolation::Bilinear => fir::FilterType::Bilinear,
+        Interpolation::Bicubic => fir::FilterType::CatmullRom,
+    };
+    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
+    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
+    Ok(target.into_vec())
+}
+
+/// Cuts the centre out and turns interleaved pixels into planes. Offsets round half to even, as Python's `round` does.
+fn crop(pixels: &[u8], width: usize, height: usize, size: usize) -> Vec<u8> {
+    let offset = |length: usize| ((length - size) as f64 / 2.0).round_ties_even() as usize;
+    let (left, top) = (offset(width), offset(height));
+    let mut planes = Vec::with_capacity(3 * size * size);
+    for channel in 0..3 {
+        for y in top..top + size {
+            let row = &pixels[3 * (y * width + left)..3 * (y * width + left + size)];
+            planes.extend(row.iter().skip(channel).step_by(3));
+        }
+    }
+    planes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::codecs::jpeg::JpegEncoder;
+    use image::{ImageBuffer, Luma, Rgba};
+
+    fn png(image: &DynamicImage) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn jpeg() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let image = RgbImage::from_fn(64, 48, |x, y| image::Rgb([(x * 4) as u8, (y * 5) as u8, ((x + y) * 2) as u8]));
+        JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(&image).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn sixteen_bits_are_scaled_grey_is_repeated_and_alpha_dropped() {
+        let grey: ImageBuffer<Luma<u16>, Vec<u16>> = ImageBuffer::from_fn(3, 1, |x, _| Luma([[0, 32_896, 65_535][x as usize]]));
+        let rgb = decode(&png(&DynamicImage::ImageLuma16(grey)), Limits::default()).unwrap();
+        assert_eq!(rgb.into_raw(), [0, 0, 0, 128, 128, 128, 255, 255, 255]);
+        let clear = ImageBuffer::from_pixel(1, 1, Rgba([10u8, 20, 30, 0]));
+        assert_eq!(decode(&png(&DynamicImage::ImageRgba8(clear)), Limits::default()).unwrap().into_raw(), [10, 20, 30]);
+    }
+
+    #[test]
+    fn every_format_in_the_list_decodes() {
+        let image = DynamicImage::ImageRgb8(RgbImage::from_fn(9, 7, |x, y| image::Rgb([(x * 20) as u8, (y * 30) as u8, 7])));
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, format).unwrap();
+            assert_eq!(decode(&bytes.into_inner(), Limits::default()).unwrap(), image.to_rgb8(), "{format:?}");
+        }
+        let decoded = decode(&jpeg(), Limits::default()).unwrap();
+        assert!((i32::from(decoded.get_pixel(40, 20)[0]) - 160).abs() <= 4);
+    }
+
+    #[test]
+    fn a_file_cut_off_anywhere_is_refused() {
+        let grey = DynamicImage::ImageLuma8(ImageBuffer::from_fn(40, 40, |x, y| Luma([(x * y % 251) as u8])));
+        for whole in [jpeg(), png(&grey)] {
+            assert!(decode(&whole, Limits::default()).is_ok());
+            for keep in [0, 3, 30, whole.len() / 2, whole.len() * 9 / 10] {
+                assert!(decode(&whole[..keep], Limits::default()).is_err(), "{keep} of {} bytes decoded", whole.len());
+            }
+        }
+        let error = decode(b"<html>not found</html>", Limits::default()).unwrap_err();
+        assert!(matches!(error, DecodeError::UnknownFormat));
+    }
+
+    #[test]
+    fn the_header_is_checked_before_pixels_are_allocated() {
+        let mut bytes = png(&DynamicImage::new_luma8(4, 4));
+        let huge = 1_000_000u32.to_be_bytes();
+        bytes[16..20].copy_from_slice(&huge);
+        bytes[20..24].copy_from_slice(&huge);
+        assert!(decode(&bytes, Limits::default()).is_err());
+        let small = Limits { side: 3, ..Limits::default() };
+        assert!(matches!(decode(&png(&DynamicImage::new_luma8(4, 2)), small), Err(DecodeError::TooLarge { width: 4, height: 2, .. })));
+    }
+
+    #[test]
+    fn an_elongated_image_does_not_explode() {
+        let geometry = Geometry { size: 224, resize: 256, fit: Fit::Crop, interpolation: Interpolation::Bilinear };
+        let strip = || RgbImage::new(16_384, 1);
+        assert!(matches!(fit(strip(), &geometry, Limits::default()), Err(DecodeError::TooLarge { .. })));
+        let stretched = Geometry { fit: Fit::Stretch, ..geometry };
+        assert_eq!(fit(strip(), &stretched, Limits::default()).unwrap().len(), geometry.bytes());
+    }
+
+    #[test]
+    fn geometry_comes_from_the_spec_and_else_from_the_architecture() {
+        let geometry = Geometry::resolve(Architecture::ResNet18, None).unwrap();
+        assert_eq!((geometry.size, geometry.resize), (224, 256));
+        let spec = Preprocessing { size: Some(96), resize: Some(90), ..Preprocessing::default() };
+        assert_eq!(Geometry::resolve(Architecture::ResNet18, Some(&spec)).unwrap_err().reason(), "InvalidPreprocessing");
+        let spec = Preprocessing { fit: Some(Fit::Stretch), ..spec };
+        assert_eq!(Geometry::resolve(Architecture::ResNet18, Some(&spec)).unwrap().size, 96);
+    }
+}

@@ -1,0 +1,146 @@
+//! Decoding and loading from real files: Pillow's pixels, batches that do not depend on threads or cache, and bad files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Fit, Interpolation, Task, Validation};
+use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, data_digest, decode, fit};
+use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
+
+fn pixel(x: u32, y: u32, channel: u32) -> u8 {
+    ((x * 7 + y * 13 + channel * 29 + (x * y) % 31 * 5) % 256) as u8
+}
+
+fn picture(width: u32, height: u32, channels: u64) -> DynamicImage {
+    match channels {
+        1 => GrayImage::from_fn(width, height, |x, y| image::Luma([pixel(x, y, 0)])).into(),
+        3 => RgbImage::from_fn(width, height, |x, y| image::Rgb([0, 1, 2].map(|c| pixel(x, y, c)))).into(),
+        _ => RgbaImage::from_fn(width, height, |x, y| image::Rgba([0, 1, 2, 3].map(|c| pixel(x, y, c)))).into(),
+    }
+}
+
+#[test]
+fn resizing_equals_pillow_within_one_level() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(include_str!("golden/resize.json")).unwrap();
+    assert_eq!(cases.len(), 8);
+    for case in cases {
+        let number = |name: &str| case[name].as_u64().unwrap() as u32;
+        let geometry = Geometry {
+            size: number("size"),
+            resize: number("resize"),
+            fit: serde_json::from_value::<Fit>(case["fit"].clone()).unwrap(),
+            interpolation: serde_json::from_value::<Interpolation>(case["interpolation"].clone()).unwrap(),
+        };
+        let mut file = std::io::Cursor::new(Vec::new());
+        picture(number("width"), number("height"), case["channels"].as_u64().unwrap()).write_to(&mut file, image::ImageFormat::Png).unwrap();
+        let ours = fit(decode(&file.into_inner(), Limits::default()).unwrap(), &geometry, Limits::default()).unwrap();
+        let hex = case["expected"].as_str().unwrap();
+        let theirs: Vec<u8> = (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
+        assert_eq!(ours.len(), theirs.len());
+        let worst = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(worst <= 1, "{geometry:?}: {worst} levels apart");
+    }
+}
+
+/// Twelve images of two classes in folders `train`, `test`, and the checked data set.
+fn folders() -> (tempfile::TempDir, Data) {
+    let root = tempfile::tempdir().unwrap();
+    for (i, path) in ["train/a", "train/b", "test/a", "test/b"].iter().enumerate() {
+        fs::create_dir_all(root.path().join(path)).unwrap();
+        for n in 0..3 {
+            picture(30 + n, 20 + i as u32, 3).save(root.path().join(path).join(format!("{n}.png"))).unwrap();
+        }
+    }
+    let of = |name: &str| DataSet { uri: format!("file://{}", root.path().join(name).display()), manifest: None };
+    let data = Data {
+        train: of("train"),
+        validation: Validation { fraction: Some("0.34".parse().unwrap()), ..Validation::default() },
+        test: Some(of("test")),
+        columns: DataColumns::default(),
+        splits: DataSplits::default(),
+    };
+    (root, data)
+}
+
+const GEOMETRY: Geometry = Geometry { size: 12, resize: 14, fit: Fit::Crop, interpolation: Interpolation::Bilinear };
+
+fn loader(dataset: &Dataset, threads: usize, cache: usize) -> Loader {
+    Loader::new(dataset.samples.clone(), GEOMETRY, Limits::default(), threads, DecodeCache::new(cache))
+}
+
+#[test]
+fn a_batch_does_not_depend_on_threads_cache_or_prefetching() {
+    let (_root, data) = folders();
+    let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();
+    let indices = [7, 0, 11, 3, 3, 7];
+    let expected: Vec<u8> = indices
+        .iter()
+        .flat_map(|&i| fit(decode(&fs::read(&dataset.samples[i].path).unwrap(), Limits::default()).unwrap(), &GEOMETRY, Limits::default()).unwrap())
+        .collect();
+    for (threads, cache) in [(1, 0), (3, 0), (2, 1 << 20), (2, 2 * GEOMETRY.bytes() + 1)] {
+        let mut loader = loader(&dataset, threads, cache);
+        loader.prefetch(&[3, 7, 5]);
+        for _ in 0..3 {
+            assert_eq!(loader.batch(&indices).unwrap(), expected, "{threads} threads, {cache} bytes of cache");
+        }
+        loader.check(0..12).unwrap();
+        assert_eq!(loader.batch(&indices).unwrap(), expected);
+        assert!(loader.cache().bytes() <= cache);
+    }
+}
+
+#[test]
+fn all_bad_files_are_listed_with_why() {
+    let (root, data) = folders();
+    let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();
+    let whole = fs::read(root.path().join("test/b/0.png")).unwrap();
+    fs::write(root.path().join("test/b/0.png"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(root.path().join("train/a/1.png"), b"no image").unwrap();
+    fs::remove_file(root.path().join("test/a/2.png")).unwrap();
+    let mut loader = loader(&dataset, 2, 1 << 20);
+    let says = |error: &DataError, parts: &[&str]| {
+        assert_eq!(error.reason(), "UndecodableInput");
+        assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
+    };
+    says(&loader.check(0..12).unwrap_err(), &["3 image files", "test/b/0.png: ", "train/a/1.png: is no PNG", "test/a/2.png: cannot be read: No such file"]);
+    let bad: Vec<usize> = (0..12).filter(|&i| dataset.samples[i].path.ends_with("a/1.png") && dataset.samples[i].place.contains("train")).collect();
+    says(&loader.batch(&bad).unwrap_err(), &["1 image files", "train/a/1.png"]);
+    assert!(loader.batch(&[dataset.samples.len() - 1]).is_ok(), "a failed batch must not break the next");
+}
+
+#[test]
+fn the_data_digest_sees_content_and_labels_and_not_the_place() {
+    let digest = |data: &Data| {
+        let dataset = Dataset::load(data, &Task::default(), 0).unwrap();
+        data_digest(&dataset, &loader(&dataset, 2, 0).check(0..dataset.samples.len()).unwrap()).unwrap()
+    };
+    let ((one, data), (_other, same)) = (folders(), folders());
+    let before = digest(&data);
+    assert_eq!((before.len(), &before), (64, &digest(&same)));
+    picture(31, 31, 1).save(one.path().join("test/a/0.png")).unwrap();
+    assert_ne!(digest(&data), before);
+    let dataset = Dataset::load(&same, &Task::default(), 0).unwrap();
+    assert_eq!(data_digest(&dataset, &[]), None);
+}
+
+#[test]
+fn covid_ct_decodes_as_a_whole() {
+    let root = std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join("covid-ct");
+    if !root.is_dir() {
+        println!("skipped covid_ct_decodes_as_a_whole: no GRAFT_DATA");
+        return;
+    }
+    let root = root.canonicalize().unwrap();
+    let data = Data {
+        train: DataSet { uri: format!("file://{}", root.display()), manifest: Some("manifest.csv".into()) },
+        validation: Validation::default(),
+        test: None,
+        columns: DataColumns { patient: Some("patient_id".into()), split: Some("split".into()), ..DataColumns::default() },
+        splits: DataSplits::default(),
+    };
+    let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();
+    let geometry = Geometry::resolve(graft_crds::Architecture::ResNet18, None).unwrap();
+    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), 2, DecodeCache::new(1 << 30));
+    let digests = loader.check(0..dataset.samples.len()).unwrap();
+    assert_eq!((digests.len(), loader.cache().bytes()), (746, 746 * geometry.bytes()));
+}
