@@ -1,0 +1,188 @@
+//! The tables that a run writes: `history.csv`, `predictions.csv` and `metrics.json`, as text. Patients appear under
+//! whatever name the caller passes, which must be a pseudonym; writing the files is the caller's.
+
+use std::collections::BTreeMap;
+
+use graft_crds::contract::Stage;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{Evaluation, Score};
+
+/// A table cannot be written as CSV.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The writer failed.
+    #[error("a table cannot be written as CSV: {0}")]
+    Csv(#[from] csv::Error),
+    /// A prediction has not one probability per class.
+    #[error("the prediction for {input} has {found} probabilities for {classes} classes")]
+    Width {
+        /// The image.
+        input: String,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        classes: usize,
+    },
+}
+
+/// One epoch of one stage: a row of `history.csv`. Columns are the field names in snake case; what is absent is an empty field.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryRow {
+    /// The stage.
+    pub stage: Stage,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The attempt that trained it, from 0.
+    pub attempt: u32,
+    /// Learning rate at the end of the epoch.
+    pub learning_rate: f64,
+    /// Mean training loss over the epoch.
+    pub train_loss: f64,
+    /// Mean validation loss after it.
+    pub validation_loss: Option<f64>,
+    /// Validation accuracy after it.
+    pub validation_accuracy: Option<f64>,
+    /// Validation AUROC after it.
+    pub validation_auroc: Option<f64>,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// Training images per second over all ranks.
+    pub samples_per_second: Option<f64>,
+}
+
+/// `history.csv`, with a header even when there is no row.
+///
+/// # Errors
+/// When the writer fails.
+pub fn history_csv(rows: &[HistoryRow]) -> Result<String, ReportError> {
+    const HEADER: [&str; 10] = [
+        "stage",
+        "epoch",
+        "attempt",
+        "learning_rate",
+        "train_loss",
+        "validation_loss",
+        "validation_accuracy",
+        "validation_auroc",
+        "seconds",
+        "samples_per_second",
+    ];
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.write_record(HEADER)?;
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    text(writer)
+}
+
+/// Rows of a `history.csv` that an earlier attempt wrote.
+///
+/// # Errors
+/// When the text is no such table.
+pub fn parse_history(text: &str) -> Result<Vec<HistoryRow>, ReportError> {
+    Ok(csv::Reader::from_reader(text.as_bytes()).deserialize().collect::<Result<_, _>>()?)
+}
+
+/// One image of the test set: a row of `predictions.csv`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// The image as the user names it.
+    pub input: String,
+    /// The patient's pseudonym; empty field when there is none.
+    pub patient: Option<String>,
+    /// Name of the true class.
+    pub label: String,
+    /// Probability of each class.
+    pub probabilities: Vec<f64>,
+}
+
+/// `predictions.csv`: columns `input`, `patient`, `label`, and `probability_CLASS` for each class. Numbers are written so
+/// that reading gives the same `f64` again.
+///
+/// # Errors
+/// When a row has not one probability per class.
+pub fn predictions_csv(classes: &[String], rows: &[Prediction]) -> Result<String, ReportError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let header = ["input", "patient", "label"].map(str::to_owned);
+    writer.write_record(header.into_iter().chain(classes.iter().map(|class| format!("probability_{class}"))))?;
+    for row in rows {
+        if row.probabilities.len() != classes.len() {
+            return Err(ReportError::Width { input: row.input.clone(), found: row.probabilities.len(), classes: classes.len() });
+        }
+        let start = [row.input.clone(), row.patient.clone().unwrap_or_default(), row.label.clone()];
+        writer.write_record(start.into_iter().chain(row.probabilities.iter().map(f64::to_string)))?;
+    }
+    text(writer)
+}
+
+fn text(writer: csv::Writer<Vec<u8>>) -> Result<String, ReportError> {
+    let bytes = writer.into_inner().map_err(|error| csv::Error::from(error.into_error()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// `metrics.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// The classes, in the order of the confusion matrix.
+    pub classes: Vec<String>,
+    /// The class that the two-class metrics are about; none with more classes.
+    pub positive_class: Option<String>,
+    /// The judgement on the test set.
+    pub test: Evaluation,
+    /// The judgement on the validation set, by which the best epoch was chosen.
+    pub validation: Option<Evaluation>,
+}
+
+impl Evaluation {
+    /// The metrics by the names that status and reports use; those that are undefined are left out.
+    #[must_use]
+    pub fn by_name(&self) -> BTreeMap<&'static str, f64> {
+        let scores = [("auroc", &self.auroc), ("f1", &self.f1), ("sensitivity", &self.sensitivity), ("specificity", &self.specificity)];
+        let defined = scores.into_iter().filter_map(|(name, Score { value, .. })| Some((name, (*value)?)));
+        defined.chain([("accuracy", self.accuracy), ("log_loss", self.log_loss)]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_survives_its_csv() {
+        let row = HistoryRow {
+            stage: Stage::FineTune,
+            epoch: 1,
+            attempt: 0,
+            learning_rate: 1e-4,
+            train_loss: 0.1 + 0.2,
+            validation_loss: Some(0.5),
+            validation_accuracy: None,
+            validation_auroc: None,
+            seconds: 2.5,
+            samples_per_second: Some(80.0),
+        };
+        let text = history_csv(&[row.clone()]).unwrap();
+        assert!(text.starts_with("stage,epoch,attempt,learning_rate,train_loss,"), "{text}");
+        assert!(text.contains("\nfineTune,1,0,0.0001,0.30000000000000004,0.5,,,2.5,80.0\n"), "{text}");
+        assert_eq!(parse_history(&text).unwrap(), [row]);
+        assert_eq!(parse_history(&history_csv(&[]).unwrap()).unwrap(), []);
+    }
+
+    #[test]
+    fn predictions_are_quoted_and_exact() {
+        let row = Prediction { input: "a, \"b\".png".into(), patient: None, label: "covid".into(), probabilities: vec![1.0 / 3.0, 2.0 / 3.0] };
+        let classes = ["covid".to_owned(), "normal".to_owned()];
+        let text = predictions_csv(&classes, &[row.clone()]).unwrap();
+        assert_eq!(text, "input,patient,label,probability_covid,probability_normal\n\"a, \"\"b\"\".png\",,covid,0.3333333333333333,0.6666666666666666\n");
+        assert!(matches!(predictions_csv(&classes[..1], &[row]), Err(ReportError::Width { found: 2, classes: 1, .. })));
+    }
+
+    #[test]
+    fn metrics_by_name_leave_out_what_is_undefined() {
+        let evaluation = Evaluation::of(&[0.2, 0.8], &[1], 2, 1).unwrap();
+        let names: Vec<_> = evaluation.by_name().into_keys().collect();
+        assert_eq!(names, ["accuracy", "f1", "log_loss", "sensitivity"]);
+    }
+}
