@@ -1,1 +1,14 @@
-//! The tests' cluster.
+//! A real Kubernetes on this machine for demo, tests and benchmarks: programs compiled from Go modules, a cluster of one
+//! node on a bridge of its own, and the life of a TransferJob in it.
+
+pub mod cluster;
+pub mod oci;
+pub mod programs;
+pub mod report;
+pub mod scenario;
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

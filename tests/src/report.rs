@@ -1,0 +1,94 @@
+//! The result of a benchmark: rows that people read, and one line of JSON that programs read. Whether an aim is met is
+//! computed here from the measured value and never written by hand.
+
+use serde::Serialize;
+
+/// What a value should reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Aim {
+    /// The value should not be above this.
+    AtMost(f64),
+    /// The value should not be below this.
+    AtLeast(f64),
+    /// Nothing is asked of the value.
+    None,
+}
+
+/// One measured value, with the peer's beside it where there is one.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    peer: Option<f64>,
+    ratio: Option<f64>,
+    aim: Option<String>,
+    met: Option<bool>,
+}
+
+impl Row {
+    /// A value against an aim.
+    #[must_use]
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str, aim: Aim) -> Self {
+        let (text, met) = match aim {
+            Aim::AtMost(limit) => (Some(format!("<= {limit} {unit}")), Some(value <= limit)),
+            Aim::AtLeast(limit) => (Some(format!(">= {limit} {unit}")), Some(value >= limit)),
+            Aim::None => (None, None),
+        };
+        Self { name: name.into(), value, unit, peer: None, ratio: None, aim: text, met }
+    }
+
+    /// A value beside a peer's, with an aim for their ratio (value ÷ peer).
+    #[must_use]
+    pub fn beside(name: impl Into<String>, value: f64, unit: &'static str, peer: f64, aim: Aim) -> Self {
+        let ratio = value / peer;
+        let (text, met) = match aim {
+            Aim::AtMost(limit) => (Some(format!("ratio <= {limit}")), Some(ratio <= limit)),
+            Aim::AtLeast(limit) => (Some(format!("ratio >= {limit}")), Some(ratio >= limit)),
+            Aim::None => (None, None),
+        };
+        Self { name: name.into(), value, unit, peer: Some(peer), ratio: Some(ratio), aim: text, met }
+    }
+}
+
+/// The middle of the values; 0 of none.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// Print the rows, and last the line of JSON.
+pub fn print(bench: &str, conditions: &serde_json::Value, rows: &[Row]) {
+    for row in rows {
+        let peer = row.peer.map(|p| format!("  peer {p:.4}")).unwrap_or_default();
+        let ratio = row.ratio.map(|r| format!("  ratio {r:.3}")).unwrap_or_default();
+        let aim = row.aim.as_ref().map(|a| format!("  aim {a}")).unwrap_or_default();
+        let met = match row.met {
+            Some(true) => "  met",
+            Some(false) => "  MISSED",
+            None => "",
+        };
+        println!("{:<44} {:>12.4} {}{peer}{ratio}{aim}{met}", row.name, row.value, row.unit);
+    }
+    println!("{}", serde_json::json!({"bench": bench, "conditions": conditions, "rows": rows}));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aim_is_judged_by_the_value() {
+        assert_eq!(Row::new("a", 1.0, "s", Aim::AtMost(3.0)).met, Some(true));
+        assert_eq!(Row::new("a", 4.0, "s", Aim::AtMost(3.0)).met, Some(false));
+        assert_eq!(Row::beside("a", 4.0, "s", 5.0, Aim::AtLeast(0.9)).met, Some(false));
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+    }
+}
