@@ -1,2 +1,171 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: the one way to set up, build, test, measure and show Graft. It may assume cargo and a Unix shell's usual
+//! programs, and says which of the others are missing. It installs nothing outside `target/` and the user's cache folder,
+//! but for Debian packages when it runs as root there.
+
+mod build;
+mod image;
+mod libtorch;
+mod lint;
+mod machine;
+mod run;
+mod setup;
+mod suite;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::image::Accelerator;
+
+/// Set up, build, test, measure and show Graft.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install or find everything that the other commands need
+    Setup,
+    /// Run one TransferJob in a real cluster on this machine, from `kubectl apply` to a checked model
+    Demo {
+        /// Leave the cluster running at the end
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Lint, then run every test; ends with `N passed, N failed`
+    Test,
+    /// rustfmt, clippy without warnings, dependency bans, licences and sources
+    Lint,
+    /// Write the generated files anew
+    Codegen,
+    /// Write the trainer image as an OCI layout in one tar file
+    Image {
+        /// Add NCCL and the CUDA libraries that libtorch needs on GPUs
+        #[arg(long)]
+        cuda: bool,
+    },
+    /// A Kubernetes cluster of one node on this machine
+    Cluster {
+        #[command(subcommand)]
+        action: ClusterAction,
+    },
+    /// Run one benchmark; ends with one line of JSON
+    Bench {
+        /// Which one; `list` shows them
+        name: String,
+        /// Passed on to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Print shell lines that let cargo be called without xtask
+    Env,
+}
+
+#[derive(Subcommand)]
+enum ClusterAction {
+    /// Start one and print how to reach it
+    Up,
+    /// Stop those that are kept, or the one with this id
+    Down {
+        /// Id that `up` printed
+        id: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::everything().map(drop),
+        Task::Demo { keep } => demo(keep),
+        Task::Test => suite::test(),
+        Task::Lint => suite::lint_only(),
+        Task::Codegen => build::Cargo::find()?.codegen(),
+        Task::Image { cuda: false } => image::build(Accelerator::None).map(drop),
+        Task::Image { cuda: true } => image::build(Accelerator::Cuda).map(drop),
+        Task::Cluster { action } => cluster(&action),
+        Task::Bench { name, arguments } => bench(&name, &arguments),
+        Task::Env => {
+            print!("{}", libtorch::find_or_install()?.exports());
+            Ok(())
+        }
+    }
+}
+
+fn demo(keep: bool) -> Result<()> {
+    let cargo = setup::everything()?;
+    cargo.binaries()?;
+    let mut demo = cargo.built("demo")?;
+    if machine::can_hold_a_node() {
+        demo.arg("--image").arg(image::build(Accelerator::None)?);
+    }
+    if keep {
+        demo.arg("--keep");
+    }
+    run::through(&mut demo)
+}
+
+fn cluster(action: &ClusterAction) -> Result<()> {
+    let cargo = setup::everything()?;
+    cargo.binary("graft-tests", "testcluster")?;
+    let mut program = cargo.built("testcluster")?;
+    match action {
+        ClusterAction::Up => program.arg("up"),
+        ClusterAction::Down { id } => program.arg("down").args(id),
+    };
+    run::through(&mut program)
+}
+
+fn bench(name: &str, arguments: &[String]) -> Result<()> {
+    let cargo = setup::everything()?;
+    cargo.binaries()?;
+    cargo.binary("graft-tests", "bench")?;
+    run::through(cargo.built("bench")?.arg(name).args(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    /// Every `cargo xtask …` and `.ci/run` that a page quotes can be typed.
+    #[test]
+    fn quoted_commands_exist() {
+        let root = machine::workspace();
+        let mut pages = vec![root.join("README.md"), root.join("ARCHITECTURE.md")];
+        pages.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().path()));
+        let mut quoted = 0;
+        for page in pages.iter().filter(|p| p.extension().is_some_and(|e| e == "md")) {
+            let text = std::fs::read_to_string(page).unwrap();
+            for tail in text.split("cargo xtask ").skip(1) {
+                let end = tail.find(['`', '\n', '#', '|', ';', ',', ')', '"']).unwrap_or(tail.len());
+                let words: Vec<&str> = tail[..end].split_whitespace().take_while(|w| w.starts_with('-') || w.chars().all(|c| c.is_ascii_alphanumeric())).collect();
+                if words.is_empty() {
+                    continue;
+                }
+                let command = std::iter::once("cargo xtask").chain(words.iter().map(|w| if *w == "NAME" { "list" } else { w }));
+                assert!(Arguments::try_parse_from(command).is_ok(), "{}: `cargo xtask {}` does not exist", page.display(), words.join(" "));
+                quoted += 1;
+            }
+        }
+        assert!(quoted >= 10, "only {quoted} commands found in the pages: is the search broken?");
+    }
+}
