@@ -54,6 +54,7 @@ const PROGRAMS: &[Program] = &[
     },
     Program { folder: "dns", packages: &[("coredns", ".")], cgo: Cgo::Off, about: "CoreDNS, 1 minute" },
     Program { folder: "pause", packages: &[("pause", ".")], cgo: Cgo::Off, about: "the pause container" },
+    Program { folder: "probe", packages: &[("probe", ".")], cgo: Cgo::Off, about: "the probe of the cluster's own test" },
 ];
 
 /// Where the built programs are.

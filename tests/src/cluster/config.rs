@@ -160,6 +160,7 @@ conntrack: {{maxPerCore: 0, min: 0}}
 
 fn containerd(place: &Place, programs: &Programs) -> String {
     let path = |name: &str| place.file(name).display().to_string();
+    // The network namespaces, runc's state and the shims' sockets are in the state folder, so that nothing is left elsewhere.
     // restrict_oom_score_adj: without CAP_SYS_RESOURCE a container's score cannot go below containerd's own.
     format!(
         "version = 3
@@ -181,13 +182,18 @@ sandbox = '{PAUSE_IMAGE}'
 
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
 runtime_type = 'io.containerd.runc.v2'
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = '{runc}'
+Root = '{runs}'
 SystemdCgroup = false
+
+[plugins.'io.containerd.shim.v1.manager']
+socket_dir = '{shims}'
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ['{cni}']
@@ -197,6 +203,8 @@ conf_dir = '{conf}'
         state = path("run"),
         socket = path("containerd.sock"),
         runc = programs.path("runc").display(),
+        runs = path("runc"),
+        shims = path("s"),
         cni = programs.folder("bridge").display(),
         conf = path("cni"),
     )
@@ -221,6 +229,7 @@ clusterDNS: ['{NODE_ADDRESS}']
 clusterDomain: cluster.local
 resolvConf: ''
 podLogsDir: {logs}
+volumePluginDir: {plugins}
 evictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
@@ -229,5 +238,6 @@ imageGCLowThresholdPercent: 99
         socket = path("containerd.sock"),
         cgroup = place.cgroup(),
         logs = path("pod-logs"),
+        plugins = path("volume-plugins"),
     )
 }

@@ -126,15 +126,34 @@ impl Cluster {
         clean_up();
         let programs = Programs::ensure()?;
         let place = remains::claim(lifetime)?;
-        // From here on Drop removes what was begun.
-        let cluster = Self { programs, place, lifetime, children: RefCell::default() };
-        cluster.make_network()?;
-        config::write_pki(&cluster.place)?;
-        cluster.start_control_plane()?;
-        if parts == Parts::Node {
-            cluster.start_node()?;
+        let cluster = Self { programs, place, lifetime, children: Mutex::default() };
+        if let Err(error) = cluster.bring_up(parts) {
+            cluster.remove();
+            return Err(error);
         }
         Ok(cluster)
+    }
+
+    fn bring_up(&self, parts: Parts) -> Result<()> {
+        self.make_network()?;
+        config::write_pki(&self.place)?;
+        self.start_control_plane()?;
+        match parts {
+            Parts::ControlPlane => Ok(()),
+            Parts::Node => self.start_node(),
+        }
+    }
+
+    /// Remove the cluster, detached or not, and reap what this process started of it.
+    fn remove(&self) {
+        remains::remove(&self.place);
+        for (_, child) in &mut *self.children() {
+            let _ = child.wait();
+        }
+    }
+
+    fn children(&self) -> MutexGuard<'_, Vec<(String, Child)>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The administrator's kubeconfig, for use on this machine.
@@ -166,6 +185,8 @@ impl Cluster {
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/var/run/netns/{}", self.place.namespace())).arg(program);
+        // The state folder's name in the environment marks the process as this cluster's; see `remains`.
+        command.env(remains::MARK, &self.place.state);
         command
     }
 
@@ -305,13 +326,12 @@ impl Cluster {
         let shims = self.programs.folder("containerd-shim-runc-v2");
         let path = std::env::var("PATH").unwrap_or_default();
         command.args(arguments).env("PATH", format!("{}:{path}", shims.display()));
-        // The state folder's name in the environment marks the process as this cluster's; see `remains`.
-        command.env(remains::MARK, &self.place.state).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if self.lifetime == Lifetime::Detached {
             command.process_group(0);
         }
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
-        self.children.borrow_mut().push((name.to_owned(), child));
+        self.children().push((name.to_owned(), child));
         Ok(())
     }
 
@@ -322,7 +342,7 @@ impl Cluster {
     fn wait(&self, name: &str, ready: impl Fn() -> bool) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(90);
         while !ready() {
-            let ended = self.children.borrow_mut().iter_mut().any(|(n, child)| n == name && !matches!(child.try_wait(), Ok(None)));
+            let ended = self.children().iter_mut().any(|(n, child)| n == name && !matches!(child.try_wait(), Ok(None)));
             if ended || Instant::now() > until {
                 let log = fs::read_to_string(self.place.file(&format!("{name}.log"))).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().collect();
@@ -337,10 +357,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.lifetime == Lifetime::Owned || std::thread::panicking() {
-            remains::remove(&self.place);
-            for (_, child) in self.children.get_mut() {
-                let _ = child.wait();
-            }
+            self.remove();
         }
     }
 }

@@ -117,13 +117,16 @@ pub(super) fn remove(place: &Place) {
 fn processes(place: &Place) -> Vec<u32> {
     let mark = format!("{MARK}={}\0", place.state.display());
     let group = format!("/{}/", place.cgroup());
+    let socket = format!("\0-address\0{}", place.file("containerd.sock").display());
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok())
         .filter(|pid| *pid != std::process::id())
         .filter(|pid| {
             let marked = fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| String::from_utf8_lossy(&e).contains(&mark));
-            marked || fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(&group))
+            // A shim's environment is its own, but its arguments name the socket in the state folder.
+            let named = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| String::from_utf8_lossy(&c).contains(&socket));
+            marked || named || fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(&group))
         })
         .filter(|pid| !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z"))))
         .collect()

@@ -1,0 +1,3 @@
+module graft.dev/tests/probe
+
+go 1.26.0

@@ -1,0 +1,90 @@
+//! `image TRAINER LIBTORCH TARGET [WHEELS]`: packs the trainer with every library it loads into an OCI image: no shell, no
+//! package manager, a user of its own. Libraries are a layer apart from the binary, so a new trainer rewrites little.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use graft_tests::oci::{Entry, Settings, write_image};
+use graft_tests::scenario::TRAINER_IMAGE;
+
+fn main() -> Result<()> {
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let (trainer, libtorch, target, wheels) = match &arguments[..] {
+        [trainer, libtorch, target] => (trainer, libtorch, target, None),
+        [trainer, libtorch, target, wheels] => (trainer, libtorch, target, Some(wheels)),
+        _ => bail!("usage: image TRAINER LIBTORCH TARGET [WHEELS]"),
+    };
+    let mut search = match wheels {
+        Some(wheels) => library_folders(wheels),
+        None => Vec::new(),
+    };
+    search.insert(0, libtorch.join("lib"));
+    if let Some(site) = libtorch.parent() {
+        search.extend(library_folders(&site.join("nvidia")));
+    }
+    let mut libraries = needed(trainer, &search)?;
+    if wheels.is_some() {
+        // libtorch loads these by name at run time, so that no program is linked against them.
+        for name in ["libtorch_cuda.so", "libnccl.so.2"] {
+            let path = search.iter().map(|f| f.join(name)).find(|p| p.is_file()).with_context(|| format!("{name} is in none of the wheels"))?;
+            libraries.extend(needed(&path, &search)?);
+            libraries.insert(name.to_owned(), path);
+        }
+    }
+    let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
+    let total: u64 = libraries.values().map(|p| size(p)).sum();
+    println!("{} libraries, {} MB; trainer {} MB", libraries.len(), total / 1_000_000, size(trainer) / 1_000_000);
+
+    let mut base = vec![
+        Entry::Folder { path: "tmp".into(), mode: 0o1777 },
+        Entry::Bytes { path: "etc/passwd".into(), content: b"graft:x:65532:65532:graft:/tmp:/nonexistent\n".to_vec(), mode: 0o644 },
+        // Without it glibc asks DNS first and never looks at /etc/hosts, where a pod finds its own name.
+        Entry::Bytes { path: "etc/nsswitch.conf".into(), content: b"hosts: files dns\n".to_vec(), mode: 0o644 },
+    ];
+    for (name, source) in libraries {
+        let folder = if name.starts_with("ld-linux") { "lib64" } else { "lib" };
+        base.push(Entry::File { path: format!("{folder}/{name}"), source, mode: 0o755 });
+    }
+    let binary = vec![Entry::File { path: "graft-trainer".into(), source: trainer.clone(), mode: 0o755 }];
+    let settings =
+        Settings { entrypoint: vec!["/graft-trainer".into()], env: vec!["LD_LIBRARY_PATH=/lib".into()], user: "65532:65532".into() };
+    let bytes = write_image(target, TRAINER_IMAGE, &[base, binary], &settings)?;
+    println!("{}: {TRAINER_IMAGE}, {} MB", target.display(), bytes / 1_000_000);
+    Ok(())
+}
+
+/// Every folder named `lib` below, two levels deep: where the NVIDIA wheels keep their libraries.
+fn library_folders(site: &Path) -> Vec<PathBuf> {
+    let children = |folder: &Path| -> Vec<PathBuf> { fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect() };
+    let mut found: Vec<PathBuf> = children(site).into_iter().flat_map(|p| [p.join("lib"), p.clone()]).collect();
+    for folder in children(site) {
+        found.extend(children(&folder).into_iter().map(|p| p.join("lib")));
+    }
+    found.retain(|p| p.is_dir());
+    found
+}
+
+/// The libraries that the dynamic linker would load for a file, by the name it asks for, the linker itself included.
+fn needed(file: &Path, search: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> {
+    let path = std::env::join_paths(search)?;
+    let output = Command::new("ldd").arg(file).env("LD_LIBRARY_PATH", path).output().context("starting ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("ldd {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let mut found = BTreeMap::new();
+    for line in text.lines().map(str::trim) {
+        if line.contains("not found") {
+            bail!("{}: {line}", file.display());
+        }
+        let target = line.split(" => ").last().unwrap_or(line).split(" (").next().unwrap_or_default();
+        if target.starts_with('/') {
+            let name = line.split([' ', '(']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+            found.insert(name.to_owned(), PathBuf::from(target));
+        }
+    }
+    Ok(found)
+}
