@@ -7,6 +7,7 @@ mod decode;
 mod error;
 mod holdout;
 mod loader;
+pub mod phantom;
 mod source;
 
 pub use dataset::{Dataset, Sample, Split};
