@@ -8,8 +8,8 @@ mod remains;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::cell::RefCell;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -43,7 +43,7 @@ pub struct Cluster {
     programs: Programs,
     place: Place,
     lifetime: Lifetime,
-    children: RefCell<Vec<(String, Child)>>,
+    children: Mutex<Vec<(String, Child)>>,
 }
 
 /// Where a cluster keeps its things; all names follow from its id.
