@@ -15,9 +15,9 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).map_err(|_| {
-        format!("torch-sys found no libtorch: set LIBTORCH to the folder of libtorch {WANTED} that holds lib/ and include/")
-    })?;
+    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB")
+        .map(PathBuf::from)
+        .map_err(|_| format!("torch-sys found no libtorch: set LIBTORCH to the folder of libtorch {WANTED} that holds lib/ and include/"))?;
     let torch = lib.parent().ok_or_else(|| format!("{} is not the lib folder of a libtorch", lib.display()))?;
     check_version(torch)?;
 
@@ -50,9 +50,8 @@ fn build() -> Result<(), String> {
 /// Wheels carry the version in a header, libtorch's own archives in `build-version` as well.
 fn check_version(torch: &Path) -> Result<(), String> {
     let header = torch.join("include/torch/headeronly/version.h");
-    let text = std::fs::read_to_string(&header).map_err(|e| {
-        format!("{}: {e}; LIBTORCH must point at libtorch {WANTED} (the folder that holds lib/ and include/)", header.display())
-    })?;
+    let text = std::fs::read_to_string(&header)
+        .map_err(|e| format!("{}: {e}; LIBTORCH must point at libtorch {WANTED} (the folder that holds lib/ and include/)", header.display()))?;
     let version = text.split('"').nth(1).unwrap_or("unknown");
     if version.starts_with(&format!("{WANTED}.")) {
         return Ok(());

@@ -124,8 +124,7 @@ impl AutocastGuard {
         };
         let (mut was_enabled, mut was_type) = (0, 0);
         // SAFETY: the two places are for one int each.
-        let status =
-            unsafe { ffi::graft_autocast_enter(device, bfloat16, &raw mut was_enabled, &raw mut was_type) };
+        let status = unsafe { ffi::graft_autocast_enter(device, bfloat16, &raw mut was_enabled, &raw mut was_type) };
         check(DOING, status)?;
         Ok(Self { device, was_enabled, was_type, _thread: PhantomData })
     }

@@ -36,12 +36,8 @@ unsafe extern "C" {
     pub(crate) fn graft_store_check(store: *mut RawStore, key: *const c_char) -> c_int;
     pub(crate) fn graft_store_delete(store: *mut RawStore, key: *const c_char) -> c_int;
 
-    pub(crate) fn graft_group_gloo(
-        store: *mut RawStore, rank: c_int, world: c_int, timeout_ms: i64, interface_name: *const c_char,
-    ) -> *mut RawGroup;
-    pub(crate) fn graft_group_nccl(
-        store: *mut RawStore, rank: c_int, world: c_int, timeout_ms: i64, interface_name: *const c_char,
-    ) -> *mut RawGroup;
+    pub(crate) fn graft_group_gloo(store: *mut RawStore, rank: c_int, world: c_int, timeout_ms: i64, interface_name: *const c_char) -> *mut RawGroup;
+    pub(crate) fn graft_group_nccl(store: *mut RawStore, rank: c_int, world: c_int, timeout_ms: i64, interface_name: *const c_char) -> *mut RawGroup;
     pub(crate) fn graft_has_nccl() -> c_int;
     pub(crate) fn graft_group_free(group: *mut RawGroup);
     pub(crate) fn graft_group_abort(group: *mut RawGroup) -> c_int;
@@ -52,8 +48,14 @@ unsafe extern "C" {
     pub(crate) fn graft_barrier(group: *mut RawGroup) -> c_int;
 
     pub(crate) fn graft_reducer_new(
-        group: *mut RawGroup, parameters: *const TensorPtr, names: *const *const c_char, count: c_int, bucket_bytes: i64,
-        first_bucket_bytes: i64, find_unused: c_int, bucket_views: c_int,
+        group: *mut RawGroup,
+        parameters: *const TensorPtr,
+        names: *const *const c_char,
+        count: c_int,
+        bucket_bytes: i64,
+        first_bucket_bytes: i64,
+        find_unused: c_int,
+        bucket_views: c_int,
     ) -> *mut RawReducer;
     pub(crate) fn graft_reducer_free(reducer: *mut RawReducer);
     pub(crate) fn graft_reducer_begin(reducer: *mut RawReducer) -> c_int;
@@ -63,13 +65,29 @@ unsafe extern "C" {
 
     pub(crate) fn graft_zero_grads(parameters: *const TensorPtr, count: c_int, to_none: c_int) -> c_int;
     pub(crate) fn graft_fused_adam(
-        decoupled: c_int, parameters: *const TensorPtr, gradients: *const TensorPtr, first_moments: *const TensorPtr,
-        second_moments: *const TensorPtr, steps: *const TensorPtr, count: c_int, lr: f64, beta1: f64, beta2: f64,
-        weight_decay: f64, eps: f64,
+        decoupled: c_int,
+        parameters: *const TensorPtr,
+        gradients: *const TensorPtr,
+        first_moments: *const TensorPtr,
+        second_moments: *const TensorPtr,
+        steps: *const TensorPtr,
+        count: c_int,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
     ) -> c_int;
     pub(crate) fn graft_fused_sgd(
-        parameters: *const TensorPtr, gradients: *const TensorPtr, momenta: *const TensorPtr, count: c_int, lr: f64,
-        momentum: f64, weight_decay: f64, nesterov: c_int, first_step: c_int,
+        parameters: *const TensorPtr,
+        gradients: *const TensorPtr,
+        momenta: *const TensorPtr,
+        count: c_int,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: c_int,
+        first_step: c_int,
     ) -> c_int;
 
     pub(crate) fn graft_to_channels_last(tensor: TensorPtr) -> TensorPtr;
@@ -115,8 +133,7 @@ pub(crate) fn c_string(operation: &'static str, text: &str) -> Result<CString> {
 
 /// A number of list entries for C.
 pub(crate) fn c_count(operation: &'static str, count: usize) -> Result<c_int> {
-    c_int::try_from(count)
-        .map_err(|_| Error::new(ErrorKind::Torch, operation, &format!("{count} tensors are more than one call can take")))
+    c_int::try_from(count).map_err(|_| Error::new(ErrorKind::Torch, operation, &format!("{count} tensors are more than one call can take")))
 }
 
 /// The tensor's own pointer, valid as long as the tensor lives.

@@ -74,14 +74,7 @@ impl ProcessGroup {
     }
 
     /// The group that fits the device that the model is on.
-    pub fn for_device(
-        device: Device,
-        store: &Store,
-        rank: usize,
-        world: usize,
-        timeout: Duration,
-        interface: &Interface,
-    ) -> Result<Self> {
+    pub fn for_device(device: Device, store: &Store, rank: usize, world: usize, timeout: Duration, interface: &Interface) -> Result<Self> {
         match device {
             Device::Cpu => Self::gloo(store, rank, world, timeout, interface),
             Device::Cuda(_) => Self::nccl(store, rank, world, timeout, interface),
@@ -93,14 +86,7 @@ impl ProcessGroup {
         }
     }
 
-    fn create(
-        backend: Backend,
-        store: &Store,
-        rank: usize,
-        world: usize,
-        timeout: Duration,
-        interface: &Interface,
-    ) -> Result<Self> {
+    fn create(backend: Backend, store: &Store, rank: usize, world: usize, timeout: Duration, interface: &Interface) -> Result<Self> {
         const DOING: &str = "form a process group";
         if rank >= world {
             let text = format!("rank {rank} is not below the world size {world}");

@@ -129,19 +129,7 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor]
     };
     let m_ptr = if with_momentum { m.as_ptr() } else { std::ptr::null() };
     // SAFETY: all tensors are live, and each list that is passed was checked to have `count` entries.
-    let status = unsafe {
-        ffi::graft_fused_sgd(
-            p.as_ptr(),
-            g.as_ptr(),
-            m_ptr,
-            count,
-            step.lr,
-            step.momentum,
-            step.weight_decay,
-            nesterov,
-            first,
-        )
-    };
+    let status = unsafe { ffi::graft_fused_sgd(p.as_ptr(), g.as_ptr(), m_ptr, count, step.lr, step.momentum, step.weight_decay, nesterov, first) };
     check(DOING, status)?;
     Ok(())
 }

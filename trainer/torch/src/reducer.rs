@@ -52,12 +52,7 @@ pub struct ReducerSettings {
 impl Default for ReducerSettings {
     /// torch's sizes, 25 MiB and 1 MiB, with gradients in the buckets and no unused parameters.
     fn default() -> Self {
-        Self {
-            bucket_bytes: 25 << 20,
-            first_bucket_bytes: 1 << 20,
-            unused: UnusedParameters::Forbid,
-            gradients: GradientStorage::BucketViews,
-        }
+        Self { bucket_bytes: 25 << 20, first_bucket_bytes: 1 << 20, unused: UnusedParameters::Forbid, gradients: GradientStorage::BucketViews }
     }
 }
 
@@ -193,9 +188,7 @@ impl Reducer {
 fn parse_stats(text: &str) -> ReducerStats {
     let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
     let time = |key: &str| Duration::from_nanos(fields.get(key).and_then(|v| v.parse().ok()).unwrap_or(0));
-    let sizes = |key: &str| -> Vec<u64> {
-        fields.get(key).map(|v| v.split(',').filter_map(|n| n.trim().parse().ok()).collect()).unwrap_or_default()
-    };
+    let sizes = |key: &str| -> Vec<u64> { fields.get(key).map(|v| v.split(',').filter_map(|n| n.trim().parse().ok()).collect()).unwrap_or_default() };
     let rebuilt = sizes("rebuilt_bucket_sizes");
     ReducerStats {
         bucket_bytes: if rebuilt.is_empty() { sizes("bucket_sizes") } else { rebuilt },

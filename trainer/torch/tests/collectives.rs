@@ -5,8 +5,7 @@ use graft_torch::reducer::Buckets;
 use graft_torch::store::Role;
 use graft_torch::tch::{Device, Kind, Tensor};
 use graft_torch::{
-    ErrorKind, GradientStorage, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Reduction, Store,
-    UnusedParameters, device, memory,
+    ErrorKind, GradientStorage, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Reduction, Store, UnusedParameters, device, memory,
 };
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -155,8 +154,7 @@ fn reduced_gradients_are_the_mean_of_local_ones_to_the_bit() {
         (GradientStorage::Separate, memory::Cleared::None),
     ] {
         memory::zero_grads_to_none(&tensors(&parameters)).unwrap();
-        let settings =
-            ReducerSettings { bucket_bytes: 4096, first_bucket_bytes: 512, gradients, ..ReducerSettings::default() };
+        let settings = ReducerSettings { bucket_bytes: 4096, first_bucket_bytes: 512, gradients, ..ReducerSettings::default() };
         let mut reducer = Reducer::new(&group, &named(), settings).unwrap();
         let mut rebuilt = Vec::new();
         for _ in 0..3 {

@@ -1,0 +1,380 @@
+//! The backbones and the head on top: forward passes with torchvision's names, shapes and results. A model knows which
+//! of its tensors are trained and runs its frozen beginning without autograd; it never reads a file.
+
+mod builder;
+mod layers;
+mod mobilenet;
+mod resnet;
+mod squeezenet;
+mod vgg;
+
+pub use layers::Mode;
+
+use builder::{Builder, ConvInit};
+use graft_crds::Architecture;
+use graft_crds::architectures::{Family, Padding};
+use graft_torch::tch::{self, Device, TchError, Tensor};
+use graft_torch::{device, memory};
+use layers::Layer;
+use std::collections::BTreeSet;
+
+/// What a tensor of a state dict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Trained, unless frozen.
+    Parameter,
+    /// Batch normalisation's statistics.
+    Buffer,
+}
+
+/// A tensor of a model under its name in the state dict. The tensor is a handle: what is written to it is the model's.
+#[derive(Debug)]
+pub struct NamedTensor {
+    /// The name, torchvision's where torchvision has the architecture.
+    pub name: String,
+    /// The tensor.
+    pub tensor: Tensor,
+    /// What it is.
+    pub kind: Kind,
+    /// The layer group, one of [`Model::groups`].
+    pub group: String,
+}
+
+/// What a model cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A prefix in the list of layers to train fits no parameter.
+    #[error("no layer of {architecture} is called {name:?}; its layers are {}", known.join(", "))]
+    UnknownLayer {
+        /// The prefix.
+        name: String,
+        /// The architecture.
+        architecture: &'static str,
+        /// What would have been known.
+        known: Vec<String>,
+    },
+    /// A model of no classes.
+    #[error("a head of {0} classes cannot be built: it needs at least one")]
+    Classes(i64),
+    /// torch failed.
+    #[error(transparent)]
+    Torch(#[from] graft_torch::Error),
+}
+
+fn torch(operation: &'static str) -> impl FnOnce(TchError) -> ModelError {
+    move |error| ModelError::Torch(graft_torch::Error::from_tch(operation, &error))
+}
+
+/// How the head reads the backbone's last map. The two differ for SqueezeNet alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadForm {
+    /// A linear layer on the pooled features: every head that Graft makes. [`Model::forward`] is then the same as
+    /// [`Model::head`] of [`Model::features`], which is what lets a head be trained on stored features.
+    Pooled,
+    /// SqueezeNet as published: the classifier and a ReLU at each position, averaged afterwards. In this form alone does
+    /// [`Model::forward`] equal torchvision's `squeezenet1_1`; the ReLU between makes it another function than
+    /// `Pooled`, so a head that Graft trained gives other numbers there.
+    PerPosition,
+}
+
+impl HeadForm {
+    /// Its name in the metadata of a weights file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pooled => "pooled",
+            Self::PerPosition => "perPosition",
+        }
+    }
+
+    /// The form of an architecture's published classifiers.
+    #[must_use]
+    pub fn published(architecture: Architecture) -> Self {
+        match architecture.family() {
+            Family::SqueezeNet => Self::PerPosition,
+            Family::ResNet | Family::Vgg | Family::MobileNetV1 | Family::MobileNetV2 => Self::Pooled,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeadShape {
+    /// Weight `[classes, features]`.
+    Linear,
+    /// Weight `[classes, features, 1, 1]`.
+    Conv,
+}
+
+/// Layers that are frozen or run under autograd together.
+#[derive(Debug)]
+struct Stage(Vec<Layer>);
+
+impl Stage {
+    fn new(layers: Vec<Layer>) -> Self {
+        Self(layers)
+    }
+}
+
+/// What an architecture's page says of it.
+struct Description {
+    stages: Vec<Stage>,
+    pool: Vec<Layer>,
+    head_name: &'static str,
+    head_shape: HeadShape,
+    dropout: f64,
+    width: i64,
+}
+
+#[derive(Debug)]
+struct Head {
+    name: &'static str,
+    weight: Tensor,
+    bias: Tensor,
+    dropout: f64,
+    form: HeadForm,
+}
+
+/// A backbone and a head.
+#[derive(Debug)]
+pub struct Model {
+    architecture: Architecture,
+    device: Device,
+    tensors: Vec<NamedTensor>,
+    stages: Vec<Stage>,
+    pool: Vec<Layer>,
+    head: Head,
+    width: i64,
+    classes: i64,
+}
+
+/// What is trained, after [`Model::set_trainable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainableSummary {
+    /// Numbers that are trained.
+    pub trained: usize,
+    /// Numbers in frozen parameters.
+    pub frozen: usize,
+    /// Groups with a trained parameter, in the model's order.
+    pub groups: Vec<String>,
+}
+
+/// Builds a model with fresh weights on `device`, everything trainable. torch's global generator is seeded with `seed`
+/// first: the same seed gives the same weights on every device, and a caller that draws from that generator afterwards
+/// seeds it again.
+pub fn build(architecture: Architecture, classes: i64, padding: Padding, device: Device, seed: u64) -> Result<Model, ModelError> {
+    if classes < 1 {
+        return Err(ModelError::Classes(classes));
+    }
+    device::manual_seed(seed);
+    let init = match architecture.family() {
+        Family::SqueezeNet => ConvInit::UniformFanIn,
+        Family::ResNet | Family::Vgg | Family::MobileNetV1 | Family::MobileNetV2 => ConvInit::NormalFanOut,
+    };
+    let mut builder = Builder::new(device, padding, init);
+    tch::no_grad(|| {
+        let description = describe(architecture, &mut builder)?;
+        let Description { stages, pool, head_name, head_shape, dropout, width } = description;
+        let shape: &[i64] = match head_shape {
+            HeadShape::Linear => &[classes, width],
+            HeadShape::Conv => &[classes, width, 1, 1],
+        };
+        let (weight, bias) = builder.head(head_name, shape)?;
+        let head = Head { name: head_name, weight, bias, dropout, form: HeadForm::Pooled };
+        Ok(Model { architecture, device, tensors: builder.tensors, stages, pool, head, width, classes })
+    })
+    .map_err(torch("build a model"))
+}
+
+fn describe(architecture: Architecture, b: &mut Builder) -> Result<Description, TchError> {
+    use resnet::Block::{Basic, Bottleneck};
+    use vgg::Norms::{With, Without};
+    match architecture {
+        Architecture::ResNet18 => resnet::describe(b, Basic, [2, 2, 2, 2]),
+        Architecture::ResNet34 => resnet::describe(b, Basic, [3, 4, 6, 3]),
+        Architecture::ResNet50 => resnet::describe(b, Bottleneck, [3, 4, 6, 3]),
+        Architecture::Vgg11 => vgg::describe(b, [1, 1, 2, 2, 2], Without),
+        Architecture::Vgg11Bn => vgg::describe(b, [1, 1, 2, 2, 2], With),
+        Architecture::Vgg13 => vgg::describe(b, [2, 2, 2, 2, 2], Without),
+        Architecture::Vgg13Bn => vgg::describe(b, [2, 2, 2, 2, 2], With),
+        Architecture::Vgg16 => vgg::describe(b, [2, 2, 3, 3, 3], Without),
+        Architecture::Vgg16Bn => vgg::describe(b, [2, 2, 3, 3, 3], With),
+        Architecture::Vgg19 => vgg::describe(b, [2, 2, 4, 4, 4], Without),
+        Architecture::Vgg19Bn => vgg::describe(b, [2, 2, 4, 4, 4], With),
+        Architecture::MobileNetV1x100 => mobilenet::describe_v1(b, 4),
+        Architecture::MobileNetV1x075 => mobilenet::describe_v1(b, 3),
+        Architecture::MobileNetV1x050 => mobilenet::describe_v1(b, 2),
+        Architecture::MobileNetV1x025 => mobilenet::describe_v1(b, 1),
+        Architecture::MobileNetV2 => mobilenet::describe_v2(b),
+        Architecture::SqueezeNet11 => squeezenet::describe(b),
+    }
+}
+
+impl Model {
+    /// The architecture.
+    #[must_use]
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// Where its tensors are.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// How many classes the head tells apart.
+    #[must_use]
+    pub fn classes(&self) -> i64 {
+        self.classes
+    }
+
+    /// Width F of the features `[N, F]`.
+    #[must_use]
+    pub fn feature_width(&self) -> i64 {
+        self.width
+    }
+
+    /// How the head reads the last map.
+    #[must_use]
+    pub fn head_form(&self) -> HeadForm {
+        self.head.form
+    }
+
+    /// Every parameter and buffer, in torchvision's order; the head's two come last.
+    #[must_use]
+    pub fn tensors(&self) -> &[NamedTensor] {
+        &self.tensors
+    }
+
+    /// The parameters, in the same order.
+    pub fn parameters(&self) -> impl Iterator<Item = &NamedTensor> {
+        self.tensors.iter().filter(|t| t.kind == Kind::Parameter)
+    }
+
+    /// The parameters that are trained, in the same order.
+    pub fn trainable(&self) -> impl Iterator<Item = &NamedTensor> {
+        self.parameters().filter(|t| t.tensor.requires_grad())
+    }
+
+    /// Whether a tensor of this name belongs to the head.
+    #[must_use]
+    pub fn is_head(&self, name: &str) -> bool {
+        has_prefix(name, self.head.name)
+    }
+
+    /// The layer groups in the model's order: `layer1`, `features.17`. Prefixes of them (`features`) and longer ones
+    /// (`layer4.1`) may be given to [`Self::set_trainable`] too.
+    #[must_use]
+    pub fn groups(&self) -> Vec<String> {
+        in_order(self.tensors.iter().map(|t| t.group.as_str()))
+    }
+
+    /// Trains the parameters whose name starts with one of the prefixes (whole parts between dots; `*` is every one) and
+    /// those of the head, and freezes the rest.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownLayer`] for a prefix that fits no parameter; nothing is changed then.
+    pub fn set_trainable<S: AsRef<str>>(&self, prefixes: &[S]) -> Result<TrainableSummary, ModelError> {
+        let fits = |name: &str, prefix: &str| prefix == "*" || has_prefix(name, prefix);
+        for prefix in prefixes.iter().map(AsRef::as_ref) {
+            if !self.parameters().any(|t| fits(&t.name, prefix)) {
+                let (name, architecture) = (prefix.to_owned(), self.architecture.name());
+                return Err(ModelError::UnknownLayer { name, architecture, known: self.groups() });
+            }
+        }
+        let mut summary = TrainableSummary { trained: 0, frozen: 0, groups: Vec::new() };
+        for named in self.parameters() {
+            let trained = self.is_head(&named.name) || prefixes.iter().any(|p| fits(&named.name, p.as_ref()));
+            let _ = named.tensor.f_set_requires_grad(trained).map_err(torch("freeze layers"))?;
+            let count = if trained { &mut summary.trained } else { &mut summary.frozen };
+            *count += named.tensor.numel();
+        }
+        summary.groups = in_order(self.trainable().map(|t| t.group.as_str()));
+        Ok(summary)
+    }
+
+    /// Features `[N, F]` of images `[N, 3, H, W]`: what the last linear layer reads, before its dropout. The stages
+    /// before the first trained one run without autograd and as in [`Mode::Evaluate`].
+    pub fn features(&self, images: &Tensor, mode: Mode) -> Result<Tensor, ModelError> {
+        self.map(images, mode).and_then(|map| layers::run(&self.pool, &map, mode)).map_err(torch("forward pass"))
+    }
+
+    /// Logits `[N, classes]` of features `[N, F]`, in the form [`HeadForm::Pooled`].
+    pub fn head(&self, features: &Tensor, mode: Mode) -> Result<Tensor, ModelError> {
+        self.linear(features, mode).map_err(torch("head"))
+    }
+
+    /// Logits `[N, classes]` of images `[N, 3, H, W]`.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor, ModelError> {
+        match self.head.form {
+            HeadForm::Pooled => self.head(&self.features(images, mode)?, mode),
+            HeadForm::PerPosition => self.per_position(images, mode).map_err(torch("forward pass")),
+        }
+    }
+
+    /// Draws fresh values for the head from torch's global generator, seeded with `seed` first.
+    pub fn reset_head(&mut self, seed: u64) -> Result<(), ModelError> {
+        device::manual_seed(seed);
+        self.head.form = HeadForm::Pooled;
+        tch::no_grad(|| {
+            let (weight, bias) = builder::head_values(&self.head.weight.size())?;
+            self.head.weight.f_copy_(&weight)?;
+            self.head.bias.f_copy_(&bias)
+        })
+        .map_err(torch("reset the head"))
+    }
+
+    /// Says how the head's values, which were just loaded, are meant.
+    pub(crate) fn set_head_form(&mut self, form: HeadForm) {
+        self.head.form = form;
+    }
+
+    /// Lays all convolutions' weights out in channels-last order, which is faster with inputs in that order.
+    pub fn set_channels_last(&mut self) -> Result<(), ModelError> {
+        for named in &mut self.tensors {
+            memory::set_channels_last(&mut named.tensor)?;
+        }
+        Ok(())
+    }
+
+    fn map(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        let first = self.stages.iter().position(|s| layers::trains(&s.0)).unwrap_or(self.stages.len());
+        let (frozen, trained) = self.stages.split_at(first);
+        let run = |x: Tensor, stages: &[Stage], mode| stages.iter().try_fold(x, |x, s| layers::run(&s.0, &x, mode));
+        let x = tch::no_grad(|| run(images.shallow_clone(), frozen, Mode::Evaluate))?;
+        run(x, trained, mode)
+    }
+
+    fn linear(&self, features: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        let features = self.dropped(features, mode)?;
+        features.f_linear(&self.head.weight.f_view([self.classes, self.width])?, Some(&self.head.bias))
+    }
+
+    fn per_position(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        let map = self.dropped(&self.map(images, mode)?, mode)?;
+        let weight = self.head.weight.f_view([self.classes, self.width, 1, 1])?;
+        let logits = map.f_conv2d(&weight, Some(&self.head.bias), [1, 1], [0, 0], [1, 1], 1)?.f_relu()?;
+        logits.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)
+    }
+
+    fn dropped(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        match mode {
+            Mode::Train if self.head.dropout > 0.0 => x.f_dropout(self.head.dropout, true),
+            Mode::Train | Mode::Evaluate => Ok(x.shallow_clone()),
+        }
+    }
+}
+
+/// Whether `prefix` is the name or whole leading parts of it.
+fn has_prefix(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Each name once, where it first comes.
+fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    names.filter(|n| seen.insert(*n)).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Pretrained weights in and trained ones out: safetensors and PyTorch state dicts to tensors by name, and tensors by
+//! name to safetensors. A file is data and never code: what cannot be a table of tensors is refused by name.
+
+mod apply;
+mod pickle;
+mod pth;
+mod safe;
+
+pub use apply::{HEAD_FORM_KEY, HeadPolicy, LoadReport, apply};
+pub use safe::save_safetensors;
+
+use graft_torch::tch::{Kind, Tensor};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Why weights cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file cannot be read or written.
+    #[error("weights {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is another one than was asked for.
+    #[error("weights {path}: the file's SHA-256 is {found}, but {expected} was asked for; get the right file or correct the digest")]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The digest in the specification.
+        expected: String,
+        /// The file's own.
+        found: String,
+    },
+    /// The file is damaged, or is no such file.
+    #[error("weights {path}: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tensors are not those of the architecture.
+    #[error("weights do not fit {architecture}: {problems}")]
+    Fit {
+        /// The architecture.
+        architecture: &'static str,
+        /// Missing tensors and wrong shapes, at most twenty of each.
+        problems: String,
+    },
+    /// torch failed.
+    #[error(transparent)]
+    Torch(#[from] graft_torch::Error),
+}
+
+/// What a weights file holds. Floating point of any width has become 32-bit; integers are 64-bit.
+#[derive(Debug)]
+pub struct Weights {
+    /// Tensors on the CPU, by name.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// What a safetensors file says about itself; empty for a state dict.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Reads a `.safetensors` file or a PyTorch state dict; which one it is is seen from its content. With `sha256` (64
+/// hexadecimal digits) a file of another digest is refused before anything in it is looked at.
+pub fn load(path: &Path, sha256: Option<&str>) -> Result<Weights, WeightsError> {
+    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    let digest = hex(&Sha256::digest(&bytes));
+    if let Some(expected) = sha256
+        && !expected.eq_ignore_ascii_case(&digest)
+    {
+        return Err(WeightsError::Digest { path: path.to_owned(), expected: expected.to_owned(), found: digest });
+    }
+    let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
+    let (tensors, metadata) = if bytes.starts_with(b"PK\x03\x04") {
+        (pth::read(&bytes).map_err(format)?, BTreeMap::new())
+    } else if bytes.starts_with(b"\x80\x02") {
+        let reason = "a state dict in the format before PyTorch 1.6; load it in PyTorch and write it again with torch.save";
+        return Err(format(reason.to_owned()));
+    } else {
+        safe::read(&bytes).map_err(format)?
+    };
+    Ok(Weights { tensors, digest, metadata })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A tensor of a file's bytes, with floating point as 32-bit and integers as 64-bit. `bytes` must be as many as the
+/// shape needs.
+fn tensor(bytes: &[u8], shape: &[i64], kind: Kind) -> Result<Tensor, String> {
+    let numbers = shape.iter().try_fold(1i64, |n, &d| if d < 0 { None } else { n.checked_mul(d) });
+    let wanted = numbers.and_then(|n| usize::try_from(n).ok()).and_then(|n| n.checked_mul(kind.elt_size_in_bytes()));
+    if wanted != Some(bytes.len()) {
+        return Err(format!("{} bytes cannot be a tensor of shape {shape:?} and kind {kind:?}", bytes.len()));
+    }
+    let made = Tensor::f_from_data_size(bytes, shape, kind).and_then(|t| t.f_to_kind(widened(kind)));
+    made.map_err(|e| graft_torch::Error::from_tch("make a tensor", &e).to_string())
+}
+
+/// The kind that a tensor of a file is kept in.
+fn widened(kind: Kind) -> Kind {
+    match kind {
+        Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double => Kind::Float,
+        _ => Kind::Int64,
+    }
+}
