@@ -54,10 +54,9 @@ pub fn progress_target(world: &World) -> Option<ProgressTarget> {
     if draft.status.phase != Some(Phase::Running) || world.job.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let number = draft.number();
-    let attempt = draft.attempt(number);
+    let attempt = draft.attempt(draft.number());
     let pod = pods_of(world, &attempt).into_iter().find(|p| p.index == Some(0) && p.container == Container::Running && p.deleted_by.is_none())?;
-    Some(ProgressTarget { ip: pod.ip.clone()?, port: HTTP_PORT, attempt: number })
+    Some(ProgressTarget { ip: pod.ip.clone()?, port: HTTP_PORT, attempt: attempt.name })
 }
 
 fn pods_of<'a>(world: &'a World, attempt: &Attempt<'_>) -> Vec<&'a PodView> {

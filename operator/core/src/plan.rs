@@ -98,6 +98,6 @@ pub struct ProgressTarget {
     pub ip: String,
     /// Port of its agent.
     pub port: u16,
-    /// The attempt it works for; what another attempt said before is worth nothing.
-    pub attempt: u32,
+    /// Name of the attempt it works for; what another attempt said before is worth nothing.
+    pub attempt: String,
 }

@@ -2,12 +2,6 @@
 
 use graft_crds::TransferJobStatus;
 use graft_crds::spec::TransferJobSpec;
-use graft_crds::status::Phase;
-
-/// The run that the spec names is over.
-pub fn is_over(spec: &TransferJobSpec, status: &TransferJobStatus) -> bool {
-    status.phase.is_some_and(Phase::is_terminal) && status.run_token.as_deref() == Some(spec.run_token.as_str())
-}
 
 /// The status from which to decide: the present one, or a fresh one when the spec names another run. Only the
 /// conditions stay, for the times of their transitions.

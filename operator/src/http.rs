@@ -1,0 +1,50 @@
+//! `/livez`, `/readyz` and `/metrics`. Ready means working: all watches have brought their first list, so the CRD is
+//! there and the operator may read what it needs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use kube::runtime::reflector::Store;
+
+use crate::index::GuardedJob;
+use crate::reconcile::Context;
+
+/// What the handlers read.
+#[derive(Clone)]
+pub struct Shared {
+    /// Tables and metrics.
+    pub context: Arc<Context>,
+    /// All TransferJobs.
+    pub store: Store<GuardedJob>,
+}
+
+/// The routes.
+pub fn router(shared: Shared) -> Router {
+    Router::new().route("/livez", get(async || "ok")).route("/readyz", get(ready)).route("/metrics", get(metrics)).with_state(shared)
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    let mut missing = Vec::new();
+    // The store is ready when the first list is in it; the future is asked once and dropped.
+    if futures::FutureExt::now_or_never(shared.store.wait_until_ready()).is_none() {
+        missing.push("transferjobs (is the CRD installed?)");
+    }
+    if !shared.context.jobs.is_ready() {
+        missing.push("jobs");
+    }
+    if !shared.context.pods.is_ready() {
+        missing.push("pods");
+    }
+    if missing.is_empty() { "ok".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, format!("not yet listed: {}", missing.join(", "))).into_response() }
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    match shared.context.metrics.render(&shared.store) {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
