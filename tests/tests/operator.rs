@@ -1,0 +1,364 @@
+//! The operator against a real control plane, under its own role. There is no node: the test plays the kubelet and
+//! writes the status of pods, so every state can be reached at once and on purpose.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
+use graft_tests::cluster::{Cluster, Lifetime, Parts, can_run_node};
+use graft_tests::scenario::{binary, free_port, http_get, install_crd, kubectl, restricted_namespace, status, wait_for, workspace};
+use serde_json::{Value, json};
+
+const NAMESPACE: &str = "radiology";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    cluster: Cluster,
+    folder: tempfile::TempDir,
+}
+
+/// The operator under its service account.
+struct Operator {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Bench {
+    fn start() -> Self {
+        let cluster = Cluster::start_with(Parts::ControlPlane, Lifetime::Owned).unwrap();
+        let bench = Self { cluster, folder: tempfile::tempdir().unwrap() };
+        bench.kubectl(&["create", "namespace", "graft-system"]);
+        bench.kubectl(&["apply", "-f", &workspace().join("operator/rbac.yaml").to_string_lossy()]);
+        restricted_namespace(&bench.cluster, NAMESPACE).unwrap();
+        bench
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&self.cluster, arguments).unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn operator(&self) -> Operator {
+        let token = self.kubectl(&["create", "token", "graft-operator", "-n", "graft-system"]);
+        let admin: Value = serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"])).unwrap();
+        let mut own = admin.clone();
+        own["users"][0]["user"] = json!({"token": token.trim()});
+        let kubeconfig = self.file("operator.kubeconfig");
+        fs::write(&kubeconfig, own.to_string()).unwrap();
+        let port = free_port().unwrap();
+        let log = fs::File::options().create(true).append(true).open(self.file("operator.log")).unwrap();
+        let listen = format!("0.0.0.0:{port}");
+        let mut command = self.cluster.command(&binary("graft-operator").unwrap());
+        command.env("KUBECONFIG", &kubeconfig).args(["--trainer-image", "graft-trainer:test", "--listen", &listen]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Operator { child, address: format!("{}:{port}", self.cluster.address()) }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.file("operator.log")).unwrap_or_default()
+    }
+
+    fn apply(&self, name: &str, change: impl FnOnce(&mut Value)) -> Result<String, anyhow::Error> {
+        let mut job = json!({
+            "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "backbone": {"architecture": "resnet18", "weights": {"uri": "file:///data/r.pth"}},
+                "data": {"train": {"uri": "file:///data/train"}, "test": {"uri": "file:///data/test"}},
+                "workers": {"replicas": 2}, "recovery": {"backoffSeconds": 0}, "output": {"uri": "file:///data/out"}
+            }
+        });
+        change(&mut job);
+        let file = self.file(&format!("{name}.json"));
+        fs::write(&file, job.to_string()).unwrap();
+        kubectl(&self.cluster, &["apply", "-f", &file.to_string_lossy()])
+    }
+
+    fn until(&self, name: &str, done: impl Fn(&TransferJobStatus) -> bool) -> TransferJobStatus {
+        wait_for(&self.cluster, (NAMESPACE, name), PATIENCE, |_| {}, done).unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
+    }
+
+    fn until_phase(&self, name: &str, phase: Phase) -> TransferJobStatus {
+        self.until(name, |s| s.phase == Some(phase))
+    }
+
+    fn items(&self, kind: &str, job: &str) -> Vec<Value> {
+        let text = self.kubectl(&["get", kind, "-n", NAMESPACE, "-l", &format!("graft.dev/job={job}"), "-o", "json"]);
+        serde_json::from_str::<Value>(&text).unwrap()["items"].as_array().unwrap().clone()
+    }
+
+    /// The pods of the job that are not on their way out, as soon as there are so many.
+    fn pods(&self, job: &str, count: usize) -> Vec<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let pods = self.items("pods", job);
+            let live: Vec<_> = pods.iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null() && p["status"]["phase"] == "Pending").collect();
+            if live.len() == count {
+                return live.iter().map(|p| p["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+            }
+            assert!(Instant::now() < until, "{} pods instead of {count}: {pods:#?}", live.len());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn set(&self, pod: &str, phase: &str, state: &Value) {
+        let container = json!({"name": "trainer", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let patch = json!({"status": {"phase": phase, "containerStatuses": [container]}}).to_string();
+        self.kubectl(&["patch", "pod", pod, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", &patch]);
+    }
+
+    fn run(&self, job: &str) -> Vec<String> {
+        let pods = self.pods(job, 2);
+        for pod in &pods {
+            self.set(pod, "Running", &json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+        }
+        self.until_phase(job, Phase::Running);
+        pods
+    }
+
+    fn finish(&self, pods: &[String]) {
+        let message = json!({"exit": "Ok", "progress": {"stage": "evaluate", "epoch": 1, "epochs": 1, "step": 9, "percent": 100.0, "metrics": {"auroc": 0.9412}},
+                             "output": {"uri": "file:///data/out", "digest": "d1"}});
+        for pod in pods {
+            self.set(pod, "Succeeded", &terminated(0, &message.to_string()));
+        }
+    }
+
+    fn events(&self, job: &str) -> Vec<(String, String)> {
+        let text = self.kubectl(&["get", "events", "-n", NAMESPACE, "-o", "json"]);
+        let events: Value = serde_json::from_str(&text).unwrap();
+        let of_job = events["items"].as_array().unwrap().iter().filter(|e| e["involvedObject"]["name"] == job).cloned();
+        of_job.map(|e| (e["type"].as_str().unwrap().to_owned(), e["reason"].as_str().unwrap().to_owned())).collect()
+    }
+
+    /// Writes of the operator that are about this job, as the API server's audit log has them.
+    fn writes(&self, job: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.cluster.audit_log()).unwrap();
+        let lines = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        let own = lines.filter(|e| e["user"]["username"] == "system:serviceaccount:graft-system:graft-operator");
+        own.filter(|e| {
+            let name = e["objectRef"]["name"].as_str().unwrap_or_default();
+            name == job || name.starts_with(&format!("{job}-")) || name.starts_with(&format!("{job}."))
+        })
+        .map(|e| format!("{} {}/{}", e["verb"].as_str().unwrap_or_default(), e["objectRef"]["resource"], e["objectRef"]["subresource"]))
+        .collect()
+    }
+}
+
+fn terminated(code: i32, message: &str) -> Value {
+    json!({"terminated": {"exitCode": code, "reason": if code == 0 { "Completed" } else { "Error" }, "message": message, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:09Z"}})
+}
+
+#[test]
+fn operator_against_a_control_plane() {
+    if let Err(reason) = can_run_node() {
+        println!("skipped operator_against_a_control_plane: {reason}");
+        return;
+    }
+    let bench = Bench::start();
+    let mut operator = bench.operator();
+    not_ready_without_the_crd(&bench, &operator);
+    rejected_by_cel(&bench);
+    undisturbed(&bench);
+    finished_stays_finished(&bench);
+    another_run_token_runs_again(&bench);
+    operator = killed_in_mid_run(&bench, operator);
+    bad_image_is_told(&bench);
+    refused_child_is_told(&bench);
+    gang_starts_again(&bench);
+    suspended_and_resumed(&bench);
+    metrics_are_served(&operator);
+    idle_memory(&operator);
+    stops_on_sigterm(operator);
+}
+
+fn not_ready_without_the_crd(bench: &Bench, operator: &Operator) {
+    let until = Instant::now() + PATIENCE;
+    while http_get(&operator.address, "/livez").is_err() {
+        assert!(Instant::now() < until, "{}", bench.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(http_get(&operator.address, "/readyz").is_err(), "ready without a CRD");
+    install_crd(&bench.cluster).unwrap();
+    while http_get(&operator.address, "/readyz").is_err() {
+        assert!(Instant::now() < until, "{}", bench.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn rejected_by_cel(bench: &Bench) {
+    let refuse = |field: &str, change: fn(&mut Value)| {
+        let error = bench.apply("refused", change).expect_err(field).to_string();
+        assert!(error.contains(field), "{field} is not named: {error}");
+    };
+    refuse("spec.data.test", |j| j["spec"]["data"]["test"] = Value::Null);
+    refuse("spec.fineTune.globalBatchSize", |j| j["spec"]["fineTune"] = json!({"globalBatchSize": 1}));
+    refuse("spec.workers.processes", |j| j["spec"]["workers"] = json!({"gpus": 1, "processes": 2}));
+    refuse("spec.volumeMounts", |j| j["spec"]["volumeMounts"] = json!([{"name": "x", "mountPath": "/x"}]));
+    refuse("spec.backbone.architecture", |j| j["spec"]["backbone"]["architecture"] = "resnet1".into());
+    refuse("spec.data.validation", |j| j["spec"]["data"]["validation"] = json!({"fraction": "0.95"}));
+    refuse("metadata.name", |j| j["metadata"]["name"] = "n".repeat(49).into());
+    refuse("epoch", |j| j["spec"]["fineTune"] = json!({"epoch": 3}));
+    assert!(bench.kubectl(&["get", "tj", "-n", NAMESPACE, "-o", "name"]).is_empty());
+}
+
+fn undisturbed(bench: &Bench) {
+    bench.apply("calm", |_| {}).unwrap();
+    let pods = bench.run("calm");
+    let starting = bench.writes("calm");
+    // One write more than with a node: status says that no node takes the pods.
+    assert!(starting.len() <= 6 + 1, "create to Running: {starting:#?}");
+    bench.finish(&pods);
+    let status = bench.until_phase("calm", Phase::Succeeded);
+    assert_eq!((status.headline.as_deref(), status.output.unwrap().digest.as_str()), (Some("auroc=0.941"), "d1"));
+    bench.kubectl(&["wait", "--for=condition=Complete", "tj/calm", "-n", NAMESPACE, "--timeout=5s"]);
+    std::thread::sleep(Duration::from_secs(2));
+    let all = bench.writes("calm");
+    println!("API writes: create to Running {}, whole life {}", starting.len(), all.len());
+    assert!(all.len() <= 15, "whole life: {all:#?}");
+    assert!(bench.kubectl(&["get", "tj", "calm", "-n", NAMESPACE]).contains("auroc=0.941"));
+}
+
+fn finished_stays_finished(bench: &Bench) {
+    let before = bench.writes("calm").len();
+    bench.kubectl(&["delete", "job,pod,service,configmap", "-n", NAMESPACE, "-l", "graft.dev/job=calm"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(bench.items("jobs", "calm").is_empty());
+    assert_eq!(bench.writes("calm").len(), before);
+    assert_eq!(status(&bench.cluster, NAMESPACE, "calm").unwrap().phase, Some(Phase::Succeeded));
+}
+
+fn another_run_token_runs_again(bench: &Bench) {
+    bench.apply("calm", |j| j["spec"]["runToken"] = "2".into()).unwrap();
+    let pods = bench.run("calm");
+    let status = status(&bench.cluster, NAMESPACE, "calm").unwrap();
+    assert_eq!((status.run_token.as_deref(), status.attempt, status.output, status.restarts.total), (Some("2"), 0, None, 0));
+    bench.finish(&pods);
+    bench.until_phase("calm", Phase::Succeeded);
+}
+
+fn killed_in_mid_run(bench: &Bench, mut operator: Operator) -> Operator {
+    bench.apply("survivor", |_| {}).unwrap();
+    let pods = bench.run("survivor");
+    operator.child.kill().unwrap();
+    operator.child.wait().unwrap();
+    let before = bench.writes("survivor").len();
+    let operator = bench.operator();
+    let until = Instant::now() + PATIENCE;
+    while http_get(&operator.address, "/readyz").is_err() {
+        assert!(Instant::now() < until, "{}", bench.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(bench.writes("survivor").len(), before, "a restart of the operator writes nothing");
+    // What happens while nobody watches is not lost either.
+    drop(operator);
+    bench.finish(&pods);
+    let operator = bench.operator();
+    let status = bench.until_phase("survivor", Phase::Succeeded);
+    assert_eq!((status.attempt, status.restarts.total), (0, 0));
+    assert_eq!(bench.events("survivor").iter().filter(|(_, reason)| reason == "Succeeded").count(), 1);
+    operator
+}
+
+fn bad_image_is_told(bench: &Bench) {
+    bench.apply("typo", |j| j["spec"]["image"] = "no/such:image".into()).unwrap();
+    let pods = bench.pods("typo", 2);
+    for reason in ["ErrImagePull", "ImagePullBackOff", "ErrImagePull"] {
+        bench.set(&pods[0], "Pending", &json!({"waiting": {"reason": reason, "message": "not found"}}));
+    }
+    let status = bench.until("typo", |s| s.failure.is_some());
+    let failure = status.failure.unwrap();
+    assert_eq!((failure.class, failure.reason.as_str(), failure.pod.as_ref()), (FailureClass::PodNotStarted, "ImagePullBackOff", Some(&pods[0])));
+    assert!(failure.message.contains("not found") && failure.message.contains("spec.image"), "{}", failure.message);
+    let until = Instant::now() + PATIENCE;
+    while !bench.events("typo").contains(&("Warning".into(), "ImagePullBackOff".into())) {
+        assert!(Instant::now() < until, "no event: {:?}", bench.events("typo"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bench.kubectl(&["delete", "tj", "typo", "-n", NAMESPACE]);
+}
+
+fn refused_child_is_told(bench: &Bench) {
+    bench.apply("odd", |j| j["spec"]["volumes"] = json!([{"name": "Not A Name", "emptyDir": {}}])).unwrap();
+    let failure = bench.until("odd", |s| s.failure.is_some()).failure.unwrap();
+    assert!(failure.message.contains("volumes[0].name"), "{}", failure.message);
+    bench.apply("odd", |j| j["spec"]["volumes"] = json!([])).unwrap();
+    let pods = bench.run("odd");
+    assert_eq!(status(&bench.cluster, NAMESPACE, "odd").unwrap().failure, None);
+    bench.finish(&pods);
+    bench.until_phase("odd", Phase::Succeeded);
+}
+
+fn gang_starts_again(bench: &Bench) {
+    bench.apply("hurt", |_| {}).unwrap();
+    let pods = bench.run("hurt");
+    bench.set(&pods[1], "Failed", &terminated(137, ""));
+    let status = bench.until("hurt", |s| s.attempt == 1);
+    assert_eq!((status.restarts.failures, status.failure.unwrap().pod), (1, Some(pods[1].clone())));
+    let pods = bench.run("hurt");
+    let message = json!({"exit": "DataError", "progress": {"stage": "prepare", "epoch": 0, "epochs": 0, "step": 0, "percent": 0.0},
+                         "failure": {"exit": "DataError", "reason": "PatientInTwoSplits", "message": "train.csv:7: patient 12 is in two splits"}});
+    bench.set(&pods[0], "Failed", &terminated(65, &message.to_string()));
+    let status = bench.until_phase("hurt", Phase::Failed);
+    let failure = status.failure.unwrap();
+    assert_eq!((failure.class, failure.reason.as_str(), status.attempt), (FailureClass::DataError, "PatientInTwoSplits", 1));
+    assert_eq!(bench.items("jobs", "hurt").len(), 1, "the Job of the last attempt stays, with its logs");
+}
+
+fn suspended_and_resumed(bench: &Bench) {
+    bench.apply("pause", |_| {}).unwrap();
+    bench.run("pause");
+    bench.apply("pause", |j| j["spec"]["suspend"] = true.into()).unwrap();
+    bench.until_phase("pause", Phase::Suspended);
+    bench.pods("pause", 0);
+    bench.apply("pause", |j| j["spec"]["suspend"] = false.into()).unwrap();
+    let status = bench.until("pause", |s| s.attempt == 1);
+    assert_eq!(status.restarts.total, 0);
+    let pods = bench.run("pause");
+    bench.finish(&pods);
+    bench.until_phase("pause", Phase::Succeeded);
+}
+
+fn metrics_are_served(operator: &Operator) {
+    let text = http_get(&operator.address, "/metrics").unwrap();
+    for line in ["graft_jobs{phase=\"Failed\"} 1", "controller_runtime_reconcile_total{controller=\"transferjob\",result=\"error\"}", "graft_build_info{version=", "process_resident_memory_bytes"] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+}
+
+fn idle_memory(operator: &Operator) {
+    let text = fs::read_to_string(Path::new("/proc").join(operator.child.id().to_string()).join("status")).unwrap();
+    let rss = text.lines().find(|l| l.starts_with("VmRSS")).unwrap_or_default();
+    println!("operator after the test: {rss}");
+}
+
+fn stops_on_sigterm(mut operator: Operator) {
+    let killed = std::process::Command::new("kill").arg(operator.child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let until = Instant::now() + Duration::from_secs(20);
+    while operator.child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "still there 20 s after SIGTERM");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(operator.child.wait().unwrap().success());
+}
+
+#[test]
+fn the_role_reads_no_secret() {
+    let role = fs::read_to_string(workspace().join("operator/rbac.yaml")).unwrap();
+    let rules: String = role.lines().filter(|l| !l.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");
+    assert!(!rules.contains("secret") && !rules.contains('*'), "{rules}");
+}
