@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::cluster::in_path;
 use crate::hex;
 
 /// Kubernetes' version; it is stamped into the binary, or clients take the server for v0.0.0.
@@ -22,7 +23,7 @@ struct Program {
     about: &'static str,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Cgo {
     Off,
     /// With libseccomp: without it every pod with the RuntimeDefault profile fails.
@@ -72,7 +73,12 @@ impl Programs {
         let sources = crate::scenario::workspace().join("tests/programs");
         let mut folders = Vec::new();
         for program in PROGRAMS {
-            let folder = build(program, &sources.join(program.folder))?;
+            let source = sources.join(program.folder);
+            let folder = folder(program, &source)?;
+            if !folder.is_dir() {
+                check_tools()?;
+                build(program, &source, &folder)?;
+            }
             folders.extend(program.packages.iter().map(|(name, _)| ((*name).to_owned(), folder.clone())));
         }
         Ok(Self { folders })
@@ -83,6 +89,11 @@ impl Programs {
     pub fn path(&self, name: &str) -> PathBuf {
         let folder = self.folders.iter().find(|(n, _)| n == name).map(|(_, f)| f.clone()).unwrap_or_default();
         folder.join(name)
+    }
+
+    /// Name and path of every program.
+    pub fn all(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        self.folders.iter().map(|(name, folder)| (name.as_str(), folder.join(name)))
     }
 
     /// Folder of a program.
@@ -102,50 +113,72 @@ pub fn cache() -> PathBuf {
     base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache")).join("graft")
 }
 
-fn link_flags() -> String {
-    let package = "k8s.io/component-base/version";
-    format!("-s -w -X {package}.gitVersion={KUBERNETES} -X {package}.gitMajor=1 -X {package}.gitMinor=37")
+/// Arguments of `go build` for a program.
+fn flags(cgo: Cgo) -> Vec<String> {
+    let version = "k8s.io/component-base/version";
+    let link = format!("-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor=1 -X {version}.gitMinor=37");
+    // No stamp of this repository's state: it differs with every commit, and git refuses to tell it of another user's clone.
+    let mut flags = vec!["-trimpath".to_owned(), "-buildvcs=false".to_owned(), "-ldflags".to_owned(), link];
+    match cgo {
+        Cgo::Off => {}
+        Cgo::Seccomp => flags.extend(["-tags".to_owned(), "seccomp".to_owned()]),
+    }
+    flags
 }
 
-fn build(program: &Program, source: &Path) -> Result<PathBuf> {
-    let flags = link_flags();
+/// The folder of a program in the cache, named by the digest of its sources and of how it is built.
+fn folder(program: &Program, source: &Path) -> Result<PathBuf> {
     let mut digest = Sha256::new();
-    digest.update(&flags);
+    digest.update(format!("{:?} {:?}", flags(program.cgo), program.packages));
     let mut files: Vec<PathBuf> = fs::read_dir(source).with_context(|| source.display().to_string())?.flatten().map(|e| e.path()).collect();
     files.sort();
     for file in files {
-        digest.update(fs::read(&file)?);
+        digest.update(fs::read(&file).with_context(|| file.display().to_string())?);
     }
     let key = hex(&digest.finalize());
-    let folder = cache().join("programs").join(format!("{}-{}", program.folder, &key[..12]));
-    if folder.is_dir() {
-        return Ok(folder);
+    Ok(cache().join("programs").join(format!("{}-{}", program.folder, &key[..12])))
+}
+
+/// Say what is missing before minutes are spent on compiling.
+fn check_tools() -> Result<()> {
+    if !in_path("go") {
+        bail!("go is missing: the cluster's programs are compiled from their Go modules; install Go 1.26 or newer");
     }
+    for (tool, package) in [("cc", "gcc"), ("pkg-config", "pkg-config")] {
+        if !in_path(tool) {
+            bail!("{tool} is missing, runc needs it; install it (Debian: {package})");
+        }
+    }
+    if !Command::new("pkg-config").args(["--exists", "libseccomp"]).status()?.success() {
+        bail!("libseccomp's headers are missing, runc needs them for the RuntimeDefault profile; install them (Debian: libseccomp-dev)");
+    }
+    Ok(())
+}
+
+fn build(program: &Program, source: &Path, folder: &Path) -> Result<()> {
     println!("building {} (once)", program.about);
     let began = Instant::now();
-    let partial = folder.with_extension(format!("partial-{}", std::process::id()));
-    fs::create_dir_all(&partial)?;
+    let parent = cache().join("programs");
+    fs::create_dir_all(&parent).with_context(|| parent.display().to_string())?;
+    let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&parent)?;
     for (name, package) in program.packages {
-        let mut go = Command::new("go");
-        go.current_dir(source).args(["build", "-trimpath", "-ldflags", &flags]);
-        match program.cgo {
-            Cgo::Off => go.env("CGO_ENABLED", "0"),
-            Cgo::Seccomp => go.env("CGO_ENABLED", "1").args(["-tags", "seccomp"]),
+        let cgo = match program.cgo {
+            Cgo::Off => "0",
+            Cgo::Seccomp => "1",
         };
-        let output = go.arg("-o").arg(partial.join(name)).arg(package).output().context("starting go; install Go 1.26 or newer")?;
+        let mut go = Command::new("go");
+        go.current_dir(source).arg("build").args(flags(program.cgo)).env("CGO_ENABLED", cgo);
+        let output = go.arg("-o").arg(partial.path().join(name)).arg(package).output().context("starting go")?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             let errors: Vec<&str> = text.lines().filter(|l| !l.contains("go: downloading")).collect();
-            let hint = match program.cgo {
-                Cgo::Off => "",
-                Cgo::Seccomp => "\nrunc needs a C compiler, pkg-config and libseccomp's headers (Debian: gcc pkg-config libseccomp-dev)",
-            };
-            bail!("building {name} failed:\n{}{hint}", errors.join("\n"));
+            bail!("building {name} failed:\n{}", errors.join("\n"));
         }
     }
-    if fs::rename(&partial, &folder).is_err() && !folder.is_dir() {
+    // Two that build at the same time make the same: the second to be done finds the folder there.
+    if fs::rename(partial.path(), folder).is_err() && !folder.is_dir() {
         bail!("{} cannot be written", folder.display());
     }
     println!("built {} in {:.0} s", program.folder, began.elapsed().as_secs_f64());
-    Ok(folder)
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The test cluster itself: a node on which restricted pods reach each other by name, write to a claim and are heard; a
 //! second cluster beside it; and nothing left of a cluster whose owner was killed. Needs root on Linux, says so otherwise.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests, which the lint does not see as such.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

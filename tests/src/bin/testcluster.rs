@@ -2,7 +2,7 @@
 //! a cluster needs, `check` says whether this machine can run a node.
 
 use anyhow::{Result, bail};
-use graft_tests::cluster::{Cluster, Lifetime, Parts, can_run_node, remove_all};
+use graft_tests::cluster::{Cluster, Lifetime, Parts, can_run_node, list, remove_all};
 use graft_tests::programs::Programs;
 
 fn main() -> Result<()> {
@@ -13,12 +13,23 @@ fn main() -> Result<()> {
             let cluster = Cluster::start_with(Parts::Node, Lifetime::Detached)?;
             println!("cluster {} is up; use it with\nexport KUBECONFIG={}", cluster.id(), cluster.kubeconfig().display());
         }
-        ["down"] => report(&remove_all(None)),
-        ["down", id] => report(&remove_all(Some(id))),
-        ["programs"] => {
-            Programs::ensure()?;
+        ["down"] | ["down", "--all"] => report(&remove_all(None)),
+        ["down", id] => {
+            let removed = remove_all(Some(id));
+            if removed.is_empty() {
+                bail!("there is no cluster {id}; there are: [{}]", list().join(", "));
+            }
+            report(&removed);
         }
-        ["check"] => can_run_node().map_err(anyhow::Error::msg)?,
+        ["programs"] => {
+            for (name, path) in Programs::ensure()?.all() {
+                println!("{name}: {}", path.display());
+            }
+        }
+        ["check"] => {
+            can_run_node().map_err(anyhow::Error::msg)?;
+            println!("this machine can run a node");
+        }
         _ => bail!("usage: testcluster up | down [ID] | programs | check"),
     }
     Ok(())

@@ -5,7 +5,9 @@ use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 
 use super::{NODE_ADDRESS, Place};
 use crate::programs::Programs;
@@ -15,11 +17,14 @@ pub(super) const NODE: &str = "node-1";
 /// The image that holds a pod's namespaces.
 pub(super) const PAUSE_IMAGE: &str = "localhost/pause:1";
 
-/// Every write is logged once, with who did what; reads are not.
+/// Every write is logged once, with who did what, a TransferJob's status with its content; reads are not.
 pub(super) const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- level: Request
+  verbs: [update, patch]
+  resources: [{group: graft.dev, resources: [transferjobs/status]}]
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
 - level: None

@@ -3,9 +3,11 @@
 //! left behind is found by its record and removed at the next start.
 
 mod config;
+mod preconditions;
 mod remains;
 
 use std::fs::{self, File};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -15,7 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::programs::Programs;
-pub use remains::{clean_up, remove_all};
+pub use preconditions::can_run_node;
+pub(crate) use preconditions::in_path;
+pub use remains::{clean_up, list, remove_all};
 
 /// Address of the node, the API server and the DNS server inside the cluster's network namespace.
 pub const NODE_ADDRESS: &str = "10.244.0.1";
@@ -83,32 +87,6 @@ impl Place {
     }
 }
 
-/// Whether this machine can run a node; the error says what is missing.
-///
-/// # Errors
-/// The first precondition that does not hold.
-pub fn can_run_node() -> Result<(), String> {
-    if !cfg!(target_os = "linux") {
-        return Err("a node needs Linux".into());
-    }
-    let uid = fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m));
-    if !matches!(uid, Ok(0)) {
-        return Err("a node needs root".into());
-    }
-    if fs::read_dir("/sys/fs/cgroup").map_or(0, Iterator::count) == 0 {
-        return Err("no cgroups are mounted at /sys/fs/cgroup".into());
-    }
-    for (program, package) in [("ip", "iproute2"), ("iptables", "iptables"), ("nsenter", "util-linux"), ("mount", "mount")] {
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&paths).any(|folder| folder.join(program).is_file()) {
-            return Err(format!("{program} is missing (Debian: {package})"));
-        }
-    }
-    let probe = format!("graft-probe-{}", std::process::id());
-    run(Command::new("ip").args(["netns", "add", &probe])).map_err(|e| format!("network namespaces cannot be made: {e}"))?;
-    run(Command::new("ip").args(["netns", "del", &probe])).map(drop).map_err(|e| e.to_string())
-}
-
 impl Cluster {
     /// Start a cluster with a node that ends with this process.
     ///
@@ -137,11 +115,17 @@ impl Cluster {
     fn bring_up(&self, parts: Parts) -> Result<()> {
         self.make_network()?;
         config::write_pki(&self.place)?;
-        self.start_control_plane()?;
         match parts {
-            Parts::ControlPlane => Ok(()),
-            Parts::Node => self.start_node(),
+            Parts::ControlPlane => self.start_control_plane()?,
+            Parts::Node => {
+                // containerd needs no API server: the two start side by side.
+                self.start_containerd()?;
+                self.start_control_plane()?;
+                self.start_node()?;
+            }
         }
+        // The last thing that a pod needs of the control plane; the controller-manager takes seconds to get there.
+        self.wait("kube-controller-manager", || self.succeeds(&["wait", "--for=create", "serviceaccount/default", "--timeout=5s"]))
     }
 
     /// Remove the cluster, detached or not, and reap what this process started of it.
@@ -269,9 +253,15 @@ impl Cluster {
         let place = &self.place;
         let path = |name: &str| place.file(name).to_string_lossy().into_owned();
         fs::write(place.file("audit-policy.yaml"), config::AUDIT_POLICY)?;
-        self.spawn("etcd", "cluster", &["etcd".into(), format!("--data-dir={}", path("etcd")), "--unsafe-no-fsync".into(), "--log-level=warn".into()])?;
+        self.spawn(
+            "etcd",
+            "cluster",
+            &["etcd".into(), format!("--data-dir={}", path("etcd")), "--unsafe-no-fsync".into(), "--log-level=warn".into()],
+        )?;
         self.spawn("kube-apiserver", "cluster", &config::apiserver_arguments(place))?;
-        self.wait("kube-apiserver", || self.succeeds(&["get", "--raw", "/readyz"]))?;
+        // kubectl costs a third of a second of CPU time: it asks only once the port is open.
+        let listens = || TcpStream::connect((place.address(), 6443)).is_ok();
+        self.wait("kube-apiserver", || listens() && self.succeeds(&["get", "--raw", "/readyz"]))?;
         let controllers = [
             "kube-controller-manager".into(),
             format!("--kubeconfig={}", path("controller-manager.kubeconfig")),
@@ -279,6 +269,9 @@ impl Cluster {
             format!("--root-ca-file={}", path("ca.crt")),
             format!("--cert-dir={}", path("certs")),
             "--use-service-account-credentials=true".into(),
+            // At the default of 20 requests a second it takes longer to start than all the others together.
+            "--kube-api-qps=1000".into(),
+            "--kube-api-burst=1000".into(),
             "--leader-elect=false".into(),
         ];
         self.spawn("kube-controller-manager", "cluster", &controllers)?;
@@ -288,16 +281,19 @@ impl Cluster {
             format!("--cert-dir={}", path("certs")),
             "--leader-elect=false".into(),
         ];
-        self.spawn("kube-scheduler", "cluster", &scheduler)?;
-        self.wait("kube-controller-manager", || self.succeeds(&["get", "serviceaccount", "default"]))
+        self.spawn("kube-scheduler", "cluster", &scheduler)
+    }
+
+    fn start_containerd(&self) -> Result<()> {
+        config::write_node(&self.place, &self.programs)?;
+        remains::make_cgroup(&self.place.cgroup())?;
+        let file = self.place.file("containerd.toml").to_string_lossy().into_owned();
+        self.spawn("containerd", "containerd", &["--config".into(), file])
     }
 
     fn start_node(&self) -> Result<()> {
         let place = &self.place;
         let path = |name: &str| place.file(name).to_string_lossy().into_owned();
-        config::write_node(place, &self.programs)?;
-        remains::make_cgroup(&place.cgroup())?;
-        self.spawn("containerd", "containerd", &["--config".into(), path("containerd.toml")])?;
         self.wait("containerd", || place.file("containerd.sock").exists())?;
         let pause = place.file("pause.tar");
         let entry = crate::oci::Entry::File { path: "pause".into(), source: self.programs.path("pause"), mode: 0o755 };
@@ -316,7 +312,8 @@ impl Cluster {
         self.spawn("kubelet", "cluster", &kubelet)?;
         self.spawn("kube-proxy", "cluster", &["kube-proxy".into(), format!("--config={}", path("kube-proxy.yaml"))])?;
         self.spawn("coredns", "coredns", &["-conf".into(), path("Corefile")])?;
-        self.wait("kubelet", || self.succeeds(&["wait", "--for=condition=Ready", "node", config::NODE, "--timeout=1s"]))
+        self.wait("kubelet", || self.succeeds(&["wait", "--for=create", "node", config::NODE, "--timeout=5s"]))?;
+        self.wait("kubelet", || self.succeeds(&["wait", "--for=condition=Ready", "node", config::NODE, "--timeout=5s"]))
     }
 
     /// Start a program of the cluster in its network; its output goes to `NAME.log`.

@@ -15,13 +15,17 @@ use super::{Lifetime, Place, run};
 /// Short, because paths of Unix sockets have at most 108 bytes.
 pub(super) const STATE_ROOT: &str = "/tmp";
 pub(super) const STATE_PREFIX: &str = "graft-cluster-";
+/// A folder of this name and a network's number: that number is taken.
+const LOCK_PREFIX: &str = "graft-network-";
 /// Environment variable of every process of a cluster: its state folder.
 pub(super) const MARK: &str = "GRAFT_CLUSTER_STATE";
+
+/// A folder younger than this and without a record belongs to a start that is not that far yet.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Who owns a state folder.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    network: u8,
     /// Process id and start time of the owner; none of a detached cluster.
     owner: Option<(u32, String)>,
 }
@@ -31,7 +35,7 @@ pub(super) fn claim(lifetime: Lifetime) -> Result<Place> {
     let id = format!("{:05x}", std::process::id());
     for network in 0..=250 {
         // The folder is the lock: two starts at the same time cannot both make it.
-        let lock = Path::new(STATE_ROOT).join(format!("graft-network-{network}"));
+        let lock = lock(network);
         if fs::create_dir(&lock).is_err() {
             continue;
         }
@@ -42,7 +46,7 @@ pub(super) fn claim(lifetime: Lifetime) -> Result<Place> {
             Lifetime::Detached => None,
         };
         let mut file = fs::File::create(place.file("record.json"))?;
-        file.write_all(&serde_json::to_vec(&Record { network, owner })?)?;
+        file.write_all(&serde_json::to_vec(&Record { owner })?)?;
         return Ok(place);
     }
     bail!("no free network for a cluster; `cargo xtask cluster down` removes old ones")
@@ -53,25 +57,56 @@ fn start_time(pid: u32) -> Option<String> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }
 
-fn places() -> Vec<(Place, Record)> {
+fn lock(network: u8) -> PathBuf {
+    Path::new(STATE_ROOT).join(format!("{LOCK_PREFIX}{network}"))
+}
+
+/// What follows `prefix` in the names of the state root's folders.
+fn named(prefix: &str) -> Vec<String> {
     let entries = fs::read_dir(STATE_ROOT).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let id = entry.file_name().to_string_lossy().strip_prefix(STATE_PREFIX)?.to_owned();
-            let record: Record = serde_json::from_slice(&fs::read(entry.path().join("record.json")).ok()?).ok()?;
-            Some((Place::new(id, record.network), record))
-        })
-        .collect()
+    entries.filter_map(|entry| entry.file_name().to_string_lossy().strip_prefix(prefix).map(str::to_owned)).collect()
+}
+
+/// Every state folder. The record is missing where a start or a removal was killed halfway.
+fn places() -> Vec<(Place, Option<Record>)> {
+    let place = |id: String| {
+        let network = id.rsplit_once('-')?.1.parse().ok()?;
+        let place = Place::new(id, network);
+        let record = fs::read(place.file("record.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Some((place, record))
+    };
+    named(STATE_PREFIX).into_iter().filter_map(place).collect()
+}
+
+fn old(folder: &Path) -> bool {
+    let changed = fs::metadata(folder).and_then(|m| m.modified());
+    changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG))
 }
 
 /// Remove the clusters whose owner is gone.
 pub fn clean_up() {
     for (place, record) in places() {
-        let orphan = record.owner.is_some_and(|(pid, started)| start_time(pid).as_deref() != Some(started.as_str()));
+        let orphan = match record {
+            Some(Record { owner: Some((pid, started)) }) => start_time(pid).as_deref() != Some(started.as_str()),
+            Some(Record { owner: None }) => false,
+            None => old(&place.state),
+        };
         if orphan {
             remove(&place);
         }
     }
+    let used: Vec<u8> = places().iter().map(|(place, _)| place.network).collect();
+    for network in named(LOCK_PREFIX).iter().filter_map(|n| n.parse().ok()).filter(|n| !used.contains(n)) {
+        if old(&lock(network)) {
+            let _ = fs::remove_dir(lock(network));
+        }
+    }
+}
+
+/// Ids of all clusters.
+#[must_use]
+pub fn list() -> Vec<String> {
+    places().into_iter().map(|(place, _)| place.id).collect()
 }
 
 /// Remove one cluster by its id, or with `None` every detached one; gives the ids.
@@ -80,7 +115,7 @@ pub fn remove_all(id: Option<&str>) -> Vec<String> {
     clean_up();
     let wanted = places().into_iter().filter(|(place, record)| match id {
         Some(id) => place.id == id,
-        None => record.owner.is_none(),
+        None => record.as_ref().is_some_and(|r| r.owner.is_none()),
     });
     wanted
         .map(|(place, _)| {
@@ -111,7 +146,7 @@ pub(super) fn remove(place: &Place) {
         remove_cgroup(&group);
     }
     let _ = fs::remove_dir_all(&place.state);
-    let _ = fs::remove_dir(Path::new(STATE_ROOT).join(format!("graft-network-{}", place.network)));
+    let _ = fs::remove_dir(lock(place.network));
 }
 
 fn processes(place: &Place) -> Vec<u32> {
@@ -128,7 +163,9 @@ fn processes(place: &Place) -> Vec<u32> {
             let named = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| String::from_utf8_lossy(&c).contains(&socket));
             marked || named || fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(&group))
         })
-        .filter(|pid| !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z"))))
+        .filter(|pid| {
+            !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")))
+        })
         .collect()
 }
 
@@ -142,7 +179,7 @@ fn mounts(folder: &Path) -> Vec<String> {
 }
 
 /// The folders of a cgroup: one per controller with cgroup v1, one with v2.
-fn cgroups(name: &str) -> Vec<PathBuf> {
+pub(super) fn cgroups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
         return vec![root.join(name)];
