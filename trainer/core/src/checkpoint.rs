@@ -128,7 +128,8 @@ mod tests {
 
     fn found(stage: Stage, epoch: u64, attempt: u32) -> Found {
         let files = BTreeMap::from([("model.safetensors".to_owned(), FileEntry { bytes: 8, sha256: "aa".into() })]);
-        let manifest = Manifest { format: FORMAT, run: "r".into(), attempt, stage, epoch, step: epoch * 10, inputs: "i".into(), files: files.clone() };
+        let manifest =
+            Manifest { format: FORMAT, run: "r".into(), attempt, stage, epoch, step: epoch * 10, inputs: "i".into(), files: files.clone() };
         Found { manifest, files }
     }
 
@@ -144,7 +145,16 @@ mod tests {
         other_inputs.manifest.inputs = "x".into();
         let mut future = found(Stage::FineTune, 9, 0);
         future.manifest.format = 2;
-        let all = [found(Stage::FineTune, 3, 0), damaged, missing, found(Stage::FineTune, 4, 0), found(Stage::FineTune, 4, 1), other_run, other_inputs, future];
+        let all = [
+            found(Stage::FineTune, 3, 0),
+            damaged,
+            missing,
+            found(Stage::FineTune, 4, 0),
+            found(Stage::FineTune, 4, 1),
+            other_run,
+            other_inputs,
+            future,
+        ];
         let choice = newest_valid(&all, "r", "i");
         assert_eq!(choice.newest, Some(&all[4].manifest));
         assert_eq!(choice.refused.len(), 5);

@@ -163,7 +163,7 @@ mod tests {
             seconds: 2.5,
             samples_per_second: Some(80.0),
         };
-        let text = history_csv(&[row.clone()]).unwrap();
+        let text = history_csv(std::slice::from_ref(&row)).unwrap();
         assert!(text.starts_with("stage,epoch,attempt,learning_rate,train_loss,"), "{text}");
         assert!(text.contains("\nfineTune,1,0,0.0001,0.30000000000000004,0.5,,,2.5,80.0\n"), "{text}");
         assert_eq!(parse_history(&text).unwrap(), [row]);
@@ -174,8 +174,11 @@ mod tests {
     fn predictions_are_quoted_and_exact() {
         let row = Prediction { input: "a, \"b\".png".into(), patient: None, label: "covid".into(), probabilities: vec![1.0 / 3.0, 2.0 / 3.0] };
         let classes = ["covid".to_owned(), "normal".to_owned()];
-        let text = predictions_csv(&classes, &[row.clone()]).unwrap();
-        assert_eq!(text, "input,patient,label,probability_covid,probability_normal\n\"a, \"\"b\"\".png\",,covid,0.3333333333333333,0.6666666666666666\n");
+        let text = predictions_csv(&classes, std::slice::from_ref(&row)).unwrap();
+        assert_eq!(
+            text,
+            "input,patient,label,probability_covid,probability_normal\n\"a, \"\"b\"\".png\",,covid,0.3333333333333333,0.6666666666666666\n"
+        );
         assert!(matches!(predictions_csv(&classes[..1], &[row]), Err(ReportError::Width { found: 2, classes: 1, .. })));
     }
 

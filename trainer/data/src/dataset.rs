@@ -174,7 +174,8 @@ fn by_split_column(data: &Data, records: Vec<Record>, findings: &mut Vec<Finding
         sets[split as usize].push(record);
     }
     for (value, places) in unknown {
-        let what = format!("{} rows have the split {value:?}, which is none of {:?}, {:?}, {:?}", places.len(), names.train, names.validation, names.test);
+        let what =
+            format!("{} rows have the split {value:?}, which is none of {:?}, {:?}, {:?}", places.len(), names.train, names.validation, names.test);
         findings.push(Finding::new(Reason::UnknownSplit, what, places, "set spec.data.splits to the manifest's values, or remove the rows"));
     }
     sets
@@ -184,7 +185,12 @@ fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec
     let trained: BTreeSet<&str> = sets[Split::Train as usize].iter().map(|record| record.label.as_str()).collect();
     if trained.len() < 2 && !sets[Split::Train as usize].is_empty() {
         let seen = trained.iter().map(|class| format!("{class:?}")).collect();
-        findings.push(Finding::new(Reason::TooFewClasses, "the training data has one class only", seen, "a classifier needs at least two: check spec.data.columns.label"));
+        findings.push(Finding::new(
+            Reason::TooFewClasses,
+            "the training data has one class only",
+            seen,
+            "a classifier needs at least two: check spec.data.columns.label",
+        ));
     }
     if task.classes.is_empty() {
         return trained.into_iter().map(str::to_owned).collect();
@@ -262,12 +268,16 @@ fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u
 
 fn empty_split(split: Split, data: &Data) -> Finding {
     let (what, remedy) = match (split, &data.columns.split) {
-        (Split::Validation, None) if data.validation.uri.is_none() => {
-            ("the validation split is empty: the training patients are too few to hold one out".to_owned(), "raise spec.data.validation.fraction, name a validation set in spec.data.validation.uri, or add patients".to_owned())
-        }
+        (Split::Validation, None) if data.validation.uri.is_none() => (
+            "the validation split is empty: the training patients are too few to hold one out".to_owned(),
+            "raise spec.data.validation.fraction, name a validation set in spec.data.validation.uri, or add patients".to_owned(),
+        ),
         (_, Some(column)) => {
             let value = [&data.splits.train, &data.splits.validation, &data.splits.test][split as usize];
-            (format!("the {} split is empty: no row has {value:?} in column {column:?}", split.name()), format!("check spec.data.splits.{}", split.name()))
+            (
+                format!("the {} split is empty: no row has {value:?} in column {column:?}", split.name()),
+                format!("check spec.data.splits.{}", split.name()),
+            )
         }
         (_, None) => (format!("the {} split is empty", split.name()), format!("check spec.data.{}", split.name())),
     };
@@ -286,7 +296,8 @@ fn check_patients(sets: &Sets, findings: &mut Vec<Finding>) {
 }
 
 fn check_inputs(sets: &Sets, findings: &mut Vec<Finding>) {
-    let twice: Vec<String> = across_splits(sets, |record| Some(record.path.display().to_string())).into_iter().map(|(path, seen)| format!("{path} ({seen})")).collect();
+    let twice: Vec<String> =
+        across_splits(sets, |record| Some(record.path.display().to_string())).into_iter().map(|(path, seen)| format!("{path} ({seen})")).collect();
     if !twice.is_empty() {
         let what = format!("{} image files are in two splits", twice.len());
         findings.push(Finding::new(Reason::InputInTwoSplits, what, twice, "keep each image in one split"));
@@ -316,6 +327,8 @@ fn across_splits(sets: &Sets, identity: impl Fn(&Record) -> Option<String>) -> B
             }
         }
     }
-    let show = |places: BTreeMap<Split, String>| places.into_iter().map(|(split, place)| format!("{} {place}", split.name())).collect::<Vec<_>>().join(" and ");
+    let show = |places: BTreeMap<Split, String>| {
+        places.into_iter().map(|(split, place)| format!("{} {place}", split.name())).collect::<Vec<_>>().join(" and ")
+    };
     seen.into_iter().filter(|(_, places)| places.len() > 1).map(|(identity, places)| (identity, show(places))).collect()
 }

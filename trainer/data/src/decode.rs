@@ -262,6 +262,24 @@ mod tests {
         assert!(matches!(error, DecodeError::UnknownFormat));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_header_crashes_the_search_for_the_end(mut bytes: Vec<u8>) {
+            bytes.splice(0..0, [0xFF, 0xD8, 0xFF]);
+            jpeg_is_whole(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_end_marker_of_a_thumbnail_does_not_count() {
+        let whole = jpeg();
+        let mut with_thumbnail = whole[..2].to_vec();
+        with_thumbnail.extend([0xFF, 0xE1, 0, 6, 0xFF, 0xD8, 0xFF, 0xD9]);
+        with_thumbnail.extend(&whole[2..]);
+        assert!(jpeg_is_whole(&with_thumbnail));
+        assert!(!jpeg_is_whole(&with_thumbnail[..with_thumbnail.len() - 2]));
+    }
+
     #[test]
     fn the_header_is_checked_before_pixels_are_allocated() {
         let mut bytes = png(&DynamicImage::new_luma8(4, 4));

@@ -1,5 +1,6 @@
 //! What can be wrong with the data, as findings: all of one kind together, each naming its places and the remedy.
-//! A message never holds a patient id; patients appear as [`pseudonym`]s beside the rows they are in.
+//! A message never holds a value of the patient column; patients appear as [`pseudonym`]s beside the rows they are in.
+//! File names do appear as they are, so they should not be made from names or record numbers.
 
 use std::fmt;
 

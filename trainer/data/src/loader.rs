@@ -120,7 +120,8 @@ impl Loader {
         let shared = Arc::new(Shared { samples, geometry, limits, cache, slots: Mutex::default(), ready: Condvar::new() });
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
-        let workers = (0..threads.max(1)).map(|_| (shared.clone(), queue.clone())).map(|(shared, queue)| spawn(move || work(&shared, &queue))).collect();
+        let workers =
+            (0..threads.max(1)).map(|_| (shared.clone(), queue.clone())).map(|(shared, queue)| spawn(move || work(&shared, &queue))).collect();
         Self { shared, jobs: Some(jobs), workers }
     }
 

@@ -225,9 +225,10 @@ mod tests {
 
     #[test]
     fn a_lesion_is_found_by_its_shape_and_not_by_brightness() {
-        let slices: Vec<(GrayImage, bool)> =
-            (0..240).map(|i| (chest(&mut Stream::new(5, Purpose::Phantom, i), i % 2 == 0), i % 2 == 0)).collect();
-        let area = |score: &dyn Fn(&GrayImage) -> f64| auroc(&slices.iter().map(|(image, lesion)| (score(image), *lesion)).collect::<Vec<_>>()).value.unwrap();
+        let slices: Vec<(GrayImage, bool)> = (0..240).map(|i| (chest(&mut Stream::new(5, Purpose::Phantom, i), i % 2 == 0), i % 2 == 0)).collect();
+        let area = |score: &dyn Fn(&GrayImage) -> f64| {
+            auroc(&slices.iter().map(|(image, lesion)| (score(image), *lesion)).collect::<Vec<_>>()).value.unwrap()
+        };
         let mean = area(&|image| image.as_raw().iter().map(|&b| f64::from(b)).sum());
         let maximum = area(&|image| f64::from(*image.as_raw().iter().max().unwrap()));
         let shape = area(&soft_spot);

@@ -227,11 +227,26 @@ impl Problems {
             }
         };
         let n = self.ragged.len();
-        add(Reason::DataUnreadable, format!("{n} rows do not have the header's {width} fields"), self.ragged, "quote fields that hold a comma, and complete the rows");
+        add(
+            Reason::DataUnreadable,
+            format!("{n} rows do not have the header's {width} fields"),
+            self.ragged,
+            "quote fields that hold a comma, and complete the rows",
+        );
         let n = self.no_input.len();
-        add(Reason::MissingInput, format!("{n} rows have no value in column {:?}", columns.input), self.no_input, "fill in the image's path or remove the rows");
+        add(
+            Reason::MissingInput,
+            format!("{n} rows have no value in column {:?}", columns.input),
+            self.no_input,
+            "fill in the image's path or remove the rows",
+        );
         let n = self.no_label.len();
-        add(Reason::MissingLabel, format!("{n} rows have no label in column {:?}", columns.label), self.no_label, "fill in the label or remove the rows");
+        add(
+            Reason::MissingLabel,
+            format!("{n} rows have no label in column {:?}", columns.label),
+            self.no_label,
+            "fill in the label or remove the rows",
+        );
         let n = self.no_patient.len();
         let patient = columns.patient.as_deref().unwrap_or_default();
         let remedy = "fill in the patient, remove the rows, or leave spec.data.columns.patient out if every image is a patient of its own";
@@ -330,9 +345,15 @@ mod tests {
 
     #[test]
     fn all_rows_that_lack_something_are_named() {
-        let (records, findings) = manifest(b"image,label,patient\na.png,,p1\n,covid,p2\nc.png,covid,\nd.png,,\ne.png,covid\nf.png,covid,p3\n", &with_patient());
+        let (records, findings) =
+            manifest(b"image,label,patient\na.png,,p1\n,covid,p2\nc.png,covid,\nd.png,,\ne.png,covid\nf.png,covid,p3\n", &with_patient());
         assert_eq!(records.len(), 1);
-        let by_reason = |reason| findings.iter().find(|f| f.reason == reason).map(|f| f.places.iter().map(|p| p.rsplit(':').next().unwrap().to_owned()).collect::<Vec<_>>());
+        let by_reason = |reason| {
+            findings
+                .iter()
+                .find(|f| f.reason == reason)
+                .map(|f| f.places.iter().map(|p| p.rsplit(':').next().unwrap().to_owned()).collect::<Vec<_>>())
+        };
         assert_eq!(by_reason(Reason::MissingLabel).unwrap(), ["2", "5"]);
         assert_eq!(by_reason(Reason::MissingInput).unwrap(), ["3"]);
         assert_eq!(by_reason(Reason::MissingPatient).unwrap(), ["4", "5"]);

@@ -1,5 +1,6 @@
 //! Every fault of the data that is found before an image is opened, on small sources made here, and the real COVID-CT
 //! manifest.
+#![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -34,12 +35,8 @@ fn folder(rows: &[(&str, &str, &str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-const GOOD: &[(&str, &str, &str, &str)] = &[
-    ("a.png", "covid", "p1", "train"),
-    ("b.png", "normal", "p2", "train"),
-    ("c.png", "covid", "p3", "val"),
-    ("d.png", "normal", "p4", "test"),
-];
+const GOOD: &[(&str, &str, &str, &str)] =
+    &[("a.png", "covid", "p1", "train"), ("b.png", "normal", "p2", "train"), ("c.png", "covid", "p3", "val"), ("d.png", "normal", "p4", "test")];
 
 fn fails(rows: &[(&str, &str, &str, &str)], reason: &str, parts: &[&str]) {
     let folder = folder(rows);
@@ -98,7 +95,11 @@ fn a_patient_in_two_splits_is_named_by_rows_and_not_by_id() {
 
 #[test]
 fn each_fault_has_its_reason_and_place() {
-    fails(&with(&[("e.png", "covd", "p9", "test"), ("g.png", "flu", "p9", "test")]), "UnknownClass", &["\"covd\"", "m.csv:6", "did you mean \"covid\"", "\"flu\"", "m.csv:7"]);
+    fails(
+        &with(&[("e.png", "covd", "p9", "test"), ("g.png", "flu", "p9", "test")]),
+        "UnknownClass",
+        &["\"covd\"", "m.csv:6", "did you mean \"covid\"", "\"flu\"", "m.csv:7"],
+    );
     fails(&with(&[("e.png", "", "p9", "test")]), "MissingLabel", &["column \"label\"", "m.csv:6"]);
     fails(&GOOD[..3], "EmptySplit", &["test split is empty", "\"test\" in column \"split\""]);
     fails(&GOOD[1..], "TooFewClasses", &["\"normal\""]);
@@ -172,7 +173,9 @@ fn separate_folders_of_classes() {
 
 #[test]
 fn covid_ct_loads_as_published() {
-    let root = std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join("covid-ct");
+    let root = std::env::var_os("GRAFT_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from)
+        .join("covid-ct");
     if !root.is_dir() {
         println!("skipped covid_ct_loads_as_published: no GRAFT_DATA");
         return;

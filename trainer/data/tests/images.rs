@@ -1,4 +1,5 @@
 //! Decoding and loading from real files: Pillow's pixels, batches that do not depend on threads or cache, and bad files.
+#![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,7 +103,10 @@ fn all_bad_files_are_listed_with_why() {
         assert_eq!(error.reason(), "UndecodableInput");
         assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     };
-    says(&loader.check(0..12).unwrap_err(), &["3 image files", "test/b/0.png: ", "train/a/1.png: is no PNG", "test/a/2.png: cannot be read: No such file"]);
+    says(
+        &loader.check(0..12).unwrap_err(),
+        &["3 image files", "test/b/0.png: ", "train/a/1.png: is no PNG", "test/a/2.png: cannot be read: No such file"],
+    );
     let bad: Vec<usize> = (0..12).filter(|&i| dataset.samples[i].path.ends_with("a/1.png") && dataset.samples[i].place.contains("train")).collect();
     says(&loader.batch(&bad).unwrap_err(), &["1 image files", "train/a/1.png"]);
     assert!(loader.batch(&[dataset.samples.len() - 1]).is_ok(), "a failed batch must not break the next");
@@ -125,7 +129,9 @@ fn the_data_digest_sees_content_and_labels_and_not_the_place() {
 
 #[test]
 fn covid_ct_decodes_as_a_whole() {
-    let root = std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join("covid-ct");
+    let root = std::env::var_os("GRAFT_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from)
+        .join("covid-ct");
     if !root.is_dir() {
         println!("skipped covid_ct_decodes_as_a_whole: no GRAFT_DATA");
         return;

@@ -1,4 +1,5 @@
 //! The generated data sets load like any other, and the same seed writes the same bytes.
+#![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
 use std::collections::BTreeSet;
 use std::fs;
