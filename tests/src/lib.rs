@@ -1,7 +1,9 @@
 //! A real Kubernetes on this machine for demo, tests and benchmarks: programs compiled from Go modules, a cluster of one
 //! node on a bridge of its own, and the life of a TransferJob in it.
 
+pub mod bench;
 pub mod cluster;
+pub mod lab;
 pub mod oci;
 pub mod programs;
 pub mod report;

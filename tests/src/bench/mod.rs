@@ -1,0 +1,53 @@
+//! The benchmarks behind `cargo xtask bench NAME`. Each measures both sides alternately in one run where there is a peer to
+//! run, prints what it saw and ends with one line of JSON.
+
+mod accuracy;
+mod ddp;
+mod local;
+mod operator;
+mod parity;
+mod start;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+/// Every benchmark with what it measures.
+pub const ALL: &[(&str, &str)] = &[
+    ("parity", "features of test images against PyTorch, and one step on two ranks against one process"),
+    ("covid-ct", "accuracy and AUROC on COVID-CT's official split after fine-tuning, five seeds"),
+    ("start", "kubectl apply to the first training step, in parts"),
+    ("operator", "memory when idle, and writes to the API server over a job's life"),
+    ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
+];
+
+/// Run one benchmark, or print the list.
+///
+/// # Errors
+/// There is no such benchmark, or it cannot run here.
+pub fn run(name: &str) -> Result<()> {
+    match name {
+        "parity" => parity::run(),
+        "covid-ct" => accuracy::run(),
+        "start" => start::run(),
+        "operator" => operator::run(),
+        "ddp" => ddp::run(),
+        "list" => {
+            for (name, about) in ALL {
+                println!("{name:<10} {about}");
+            }
+            Ok(())
+        }
+        other => bail!("there is no benchmark {other:?}; `cargo xtask bench list` shows them"),
+    }
+}
+
+/// What a figure depends on.
+fn conditions() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo").lines().find_map(|l| l.strip_prefix("model name").map(|v| v.trim_start_matches([' ', '\t', ':']).to_owned()));
+    json!({
+        "cpu": cpu, "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        "load": read("/proc/loadavg").split(' ').next().unwrap_or_default(),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+    })
+}
