@@ -1,6 +1,6 @@
 //! The operator against a real control plane, under its own role. There is no node: the test plays the kubelet and
 //! writes the status of pods, so every state can be reached at once and on purpose.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -170,6 +170,7 @@ fn operator_against_a_control_plane() {
     let bench = Bench::start();
     let mut operator = bench.operator();
     not_ready_without_the_crd(&bench, &operator);
+    memory(&operator);
     rejected_by_cel(&bench);
     undisturbed(&bench);
     finished_stays_finished(&bench);
@@ -180,7 +181,7 @@ fn operator_against_a_control_plane() {
     gang_starts_again(&bench);
     suspended_and_resumed(&bench);
     metrics_are_served(&operator);
-    idle_memory(&operator);
+    memory(&operator);
     stops_on_sigterm(operator);
 }
 
@@ -339,10 +340,10 @@ fn metrics_are_served(operator: &Operator) {
     }
 }
 
-fn idle_memory(operator: &Operator) {
+fn memory(operator: &Operator) {
     let text = fs::read_to_string(Path::new("/proc").join(operator.child.id().to_string()).join("status")).unwrap();
-    let rss = text.lines().find(|l| l.starts_with("VmRSS")).unwrap_or_default();
-    println!("operator after the test: {rss}");
+    let memory: Vec<_> = text.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("Rss")).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    println!("operator's memory: {}", memory.join(", "));
 }
 
 fn stops_on_sigterm(mut operator: Operator) {

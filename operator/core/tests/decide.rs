@@ -1,6 +1,6 @@
 //! The life of a TransferJob against a small in-memory API: what is applied, told and written, and that a plan that
 //! was carried out leaves nothing to do.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod fake;
 

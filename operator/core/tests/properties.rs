@@ -1,6 +1,6 @@
 //! What holds in every world, however odd its pods: the same plan twice, nothing left after it was carried out, and
 //! no child of a run that is over.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod fake;
 
