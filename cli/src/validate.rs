@@ -1,0 +1,65 @@
+//! `graft validate`: everything that can be known before training. Labels, splits, patients, every image, and whether the
+//! weights and the names of unfrozen layers fit the architecture; nothing is written.
+
+use graft_crds::TransferJobSpec;
+use graft_crds::contract::{ExitReason, TrainerFailure};
+use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Split, local_path};
+use graft_torch::tch::Device;
+use graft_trainer::models;
+use graft_trainer::weights::{self, HeadPolicy};
+
+use crate::job::spec_failure;
+
+fn data_failure(error: &DataError) -> TrainerFailure {
+    // Here no termination message limits the text: every place of every finding.
+    let text = |finding: &graft_data::Finding| {
+        let places: Vec<String> = finding.places.iter().map(|p| format!("\n  {p}")).collect();
+        format!("{}; {}{}", finding.what, finding.remedy, places.concat())
+    };
+    let message: Vec<String> = error.findings().iter().map(text).collect();
+    TrainerFailure { exit: ExitReason::DataError, reason: error.reason().into(), message: message.join("\n"), rank: None }
+}
+
+/// Check data and weights and print what was found.
+///
+/// # Errors
+/// The first group of problems, as the trainer would report it, but with every place.
+pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
+    let seed = spec.fine_tune.as_ref().map_or(0, |f| u64::from(f.seed.unsigned_abs()));
+    let dataset = Dataset::load(&spec.data, &spec.task, seed).map_err(|e| data_failure(&e))?;
+    let world = usize::try_from(spec.workers.world_size()).unwrap_or(1);
+    dataset.check_world(world).map_err(|e| data_failure(&e))?;
+    print_counts(&dataset);
+    let geometry = Geometry::resolve(spec.backbone.architecture, spec.backbone.preprocessing.as_ref()).map_err(|e| data_failure(&e))?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(0));
+    let files = loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
+    println!("{} images decode", files.len());
+    check_weights(spec, dataset.classes.len())
+}
+
+fn print_counts(dataset: &Dataset) {
+    let width = dataset.classes.iter().map(String::len).max().unwrap_or(0).max(5);
+    println!("{:<width$} {:>10} {:>10} {:>10}", "class", "train", "validation", "test");
+    for (label, class) in dataset.classes.iter().enumerate() {
+        let counts = Split::ALL.map(|split| dataset.split(split).iter().filter(|s| s.label == label).count());
+        println!("{class:<width$} {:>10} {:>10} {:>10}", counts[0], counts[1], counts[2]);
+    }
+    let counts = Split::ALL.map(|split| dataset.split(split).len());
+    println!("{:<width$} {:>10} {:>10} {:>10}", "all", counts[0], counts[1], counts[2]);
+}
+
+fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFailure> {
+    let (architecture, source) = (spec.backbone.architecture, &spec.backbone.weights);
+    let padding = spec.backbone.preprocessing.as_ref().and_then(|p| p.padding).unwrap_or_else(|| architecture.padding());
+    let classes = i64::try_from(classes).unwrap_or(i64::MAX);
+    let mut model = models::build(architecture, classes, padding, Device::Cpu, 0).map_err(|e| spec_failure("InvalidModel", e.to_string()))?;
+    let loaded = weights::load(local_path(&source.uri), source.sha256.as_deref()).map_err(|e| spec_failure("InvalidWeights", e.to_string()))?;
+    let report = weights::apply(&mut model, &loaded, HeadPolicy::Drop).map_err(|e| spec_failure("InvalidWeights", e.to_string()))?;
+    println!("{} of the weights' tensors fit {}, {} are left out", report.loaded, architecture.name(), report.unexpected.len() + report.dropped_head.len());
+    if let Some(fine_tune) = &spec.fine_tune {
+        let summary = model.set_trainable(&fine_tune.unfreeze).map_err(|e| spec_failure("UnknownLayer", e.to_string()))?;
+        println!("fine-tuning trains {} of {} numbers: {}", summary.trained, summary.trained + summary.frozen, summary.groups.join(", "));
+    }
+    Ok(())
+}
