@@ -18,6 +18,8 @@ pub const LABEL_ATTEMPT: &str = "graft.dev/attempt";
 
 /// SHA-256 of the trainer's configuration, on the Job and its pods.
 pub const ANNOTATION_CONFIG: &str = "graft.dev/config-sha256";
+/// SHA-256 of the pod template that the spec asked for, on the Job.
+pub const ANNOTATION_POD: &str = "graft.dev/pod-sha256";
 
 /// Condition: stopped by spec.suspend.
 pub const CONDITION_SUSPENDED: &str = "Suspended";

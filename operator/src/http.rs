@@ -39,7 +39,11 @@ async fn ready(State(shared): State<Shared>) -> Response {
     if !shared.context.pods.is_ready() {
         missing.push("pods");
     }
-    if missing.is_empty() { "ok".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, format!("not yet listed: {}", missing.join(", "))).into_response() }
+    if missing.is_empty() {
+        "ok".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not yet listed: {}", missing.join(", "))).into_response()
+    }
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {

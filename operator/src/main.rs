@@ -70,7 +70,8 @@ async fn run(config: OperatorConfig) -> anyhow::Result<()> {
 
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("listen on {}", config.listen))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, namespace = config.namespace, concurrency = config.concurrency, "graft-operator starts");
-    let server = axum::serve(listener, http::router(http::Shared { context: context.clone(), store: store.clone() })).with_graceful_shutdown(stopped(stop.clone()));
+    let server = axum::serve(listener, http::router(http::Shared { context: context.clone(), store: store.clone() }))
+        .with_graceful_shutdown(stopped(stop.clone()));
     let server = tokio::spawn(server.into_future());
 
     let namespace = config.namespace.as_deref();

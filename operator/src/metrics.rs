@@ -54,13 +54,24 @@ impl Metrics {
     /// Two metrics have one name.
     pub fn new(concurrency: u16) -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
-        let reconciles = IntCounterVec::new(Opts::new("controller_runtime_reconcile_total", "Total number of reconciliations per controller"), &["controller", "result"])?;
-        let errors = IntCounterVec::new(Opts::new("controller_runtime_reconcile_errors_total", "Total number of reconciliation errors per controller"), &["controller"])?;
+        let reconciles = IntCounterVec::new(
+            Opts::new("controller_runtime_reconcile_total", "Total number of reconciliations per controller"),
+            &["controller", "result"],
+        )?;
+        let errors = IntCounterVec::new(
+            Opts::new("controller_runtime_reconcile_errors_total", "Total number of reconciliation errors per controller"),
+            &["controller"],
+        )?;
         let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-        let opts = HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of time per reconciliation per controller").buckets(buckets);
+        let opts =
+            HistogramOpts::new("controller_runtime_reconcile_time_seconds", "Length of time per reconciliation per controller").buckets(buckets);
         let seconds = HistogramVec::new(opts, &["controller"])?;
-        let active = IntGaugeVec::new(Opts::new("controller_runtime_active_workers", "Number of currently used workers per controller"), &["controller"])?;
-        let limit = IntGaugeVec::new(Opts::new("controller_runtime_max_concurrent_reconciles", "Maximum number of concurrent reconciles per controller"), &["controller"])?;
+        let active =
+            IntGaugeVec::new(Opts::new("controller_runtime_active_workers", "Number of currently used workers per controller"), &["controller"])?;
+        let limit = IntGaugeVec::new(
+            Opts::new("controller_runtime_max_concurrent_reconciles", "Maximum number of concurrent reconciles per controller"),
+            &["controller"],
+        )?;
         let jobs = IntGaugeVec::new(Opts::new("graft_jobs", "Number of TransferJobs by phase"), &["phase"])?;
         let pulls = IntCounterVec::new(Opts::new("graft_progress_pulls_total", "Questions for progress by result"), &["result"])?;
         let build = IntGaugeVec::new(Opts::new("graft_build_info", "Always 1; the version of the operator"), &["version"])?;

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use graft_crds::TransferJob;
 use graft_crds::names::{FIELD_MANAGER, STATUS_MANAGER};
-use graft_operator_core::{Child, ChildKind, ChildRef, EventKind, JobView, Plan, PodView, Settings, World, decide, expected_job, progress_target, rejected};
+use graft_operator_core::{
+    Child, ChildKind, ChildRef, EventKind, JobView, Plan, PodView, Settings, World, decide, expected_job, progress_target, rejected,
+};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
@@ -240,7 +242,13 @@ async fn write_status(context: &Context, world: &World, plan: &Plan) -> Result<D
             written.managed_fields_mut().clear();
             let progress_at = plan.carries_progress.then_some(world.now);
             context.memory.wrote(&job.uid().unwrap_or_default(), job.resource_version().unwrap_or_default(), written, progress_at);
-            tracing::info!(namespace = job.namespace(), name = job.name_any(), phase = status.phase.map(|p| p.name()), message = status.message, "status written");
+            tracing::info!(
+                namespace = job.namespace(),
+                name = job.name_any(),
+                phase = status.phase.map(|p| p.name()),
+                message = status.message,
+                "status written"
+            );
             Ok(Done::All)
         }
         // Written by somebody else in between, or deleted: the watch brings the news.

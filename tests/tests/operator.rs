@@ -289,6 +289,9 @@ fn bad_image_is_told(bench: &Bench) {
         assert!(Instant::now() < until, "no event: {:?}", bench.events("typo"));
         std::thread::sleep(Duration::from_millis(100));
     }
+    bench.apply("typo", |j| j["spec"]["image"] = "the/right:image".into()).unwrap();
+    let status = bench.until("typo", |s| s.attempt == 1);
+    assert_eq!((status.restarts.total, status.failure), (0, None));
     bench.kubectl(&["delete", "tj", "typo", "-n", NAMESPACE]);
 }
 
@@ -335,14 +338,20 @@ fn suspended_and_resumed(bench: &Bench) {
 
 fn metrics_are_served(operator: &Operator) {
     let text = http_get(&operator.address, "/metrics").unwrap();
-    for line in ["graft_jobs{phase=\"Failed\"} 1", "controller_runtime_reconcile_total{controller=\"transferjob\",result=\"error\"}", "graft_build_info{version=", "process_resident_memory_bytes"] {
+    for line in [
+        "graft_jobs{phase=\"Failed\"} 1",
+        "controller_runtime_reconcile_total{controller=\"transferjob\",result=\"error\"}",
+        "graft_build_info{version=",
+        "process_resident_memory_bytes",
+    ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
 }
 
 fn memory(operator: &Operator) {
     let text = fs::read_to_string(Path::new("/proc").join(operator.child.id().to_string()).join("status")).unwrap();
-    let memory: Vec<_> = text.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("Rss")).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let memory: Vec<_> =
+        text.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("Rss")).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     println!("operator's memory: {}", memory.join(", "));
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use graft_crds::TransferJob;
 use graft_crds::contract::{Device, Gang, HTTP_PORT, RENDEZVOUS_PORT, RunIdentity, TrainerConfig, run_id};
 use graft_crds::names::{
-    ANNOTATION_CONFIG, CONFIG_FILE, FIELD_MANAGER, LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID, LABEL_MANAGED_BY, LABEL_RUN, attempt_name,
+    ANNOTATION_CONFIG, ANNOTATION_POD, CONFIG_FILE, FIELD_MANAGER, LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID, LABEL_MANAGED_BY, LABEL_RUN, attempt_name,
 };
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec};
@@ -97,7 +97,8 @@ impl<'a> Attempt<'a> {
     fn threads(&self) -> u32 {
         let resources = pod::resources(&self.job.spec.workers);
         let of = |list: &Option<BTreeMap<String, _>>| list.as_ref().and_then(|l| l.get("cpu")).and_then(cpus);
-        let share = of(&resources.requests).or_else(|| of(&resources.limits)).unwrap_or(1.0) / f64::from(self.job.spec.workers.processes_per_pod().max(1));
+        let share =
+            of(&resources.requests).or_else(|| of(&resources.limits)).unwrap_or(1.0) / f64::from(self.job.spec.workers.processes_per_pod().max(1));
         // Within 1 to 1024 the conversion is exact.
         share.floor().clamp(1.0, 1024.0) as u32
     }
@@ -113,12 +114,23 @@ fn unsigned(number: i32) -> u32 {
 /// The configuration cannot be written as JSON.
 pub(crate) fn build(attempt: &Attempt<'_>) -> Result<Vec<Child>, serde_json::Error> {
     let text = serde_json::to_string_pretty(&attempt.config())?;
-    let digest: String = Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex_digest(text.as_bytes());
     Ok(vec![
         Child::ConfigMap(Box::new(config_map(attempt, text))),
         Child::Service(Box::new(service(attempt))),
         Child::Job(Box::new(job(attempt, &digest))),
     ])
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Digest of the pods that the spec asks for now. A Job's template cannot be changed, so one that was made for another
+/// spec is known by it.
+pub(crate) fn pod_digest(attempt: &Attempt<'_>) -> String {
+    // The template always has string keys, so it is always JSON.
+    hex_digest(&serde_json::to_vec(&pod::template(attempt, BTreeMap::new())).unwrap_or_default())
 }
 
 /// The children of an attempt by name, in the order in which they are deleted.
@@ -156,7 +168,7 @@ fn job(attempt: &Attempt<'_>, digest: &str) -> Job {
     let replicas = attempt.job.spec.workers.replicas;
     let annotations = BTreeMap::from([(ANNOTATION_CONFIG.into(), digest.to_owned())]);
     Job {
-        metadata: attempt.meta(Some(annotations.clone())),
+        metadata: attempt.meta(Some(annotations.clone().into_iter().chain([(ANNOTATION_POD.into(), pod_digest(attempt))]).collect())),
         spec: Some(JobSpec {
             completion_mode: Some("Indexed".into()),
             completions: Some(replicas),

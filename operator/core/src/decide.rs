@@ -14,7 +14,7 @@ use crate::progress::{self, Due};
 use crate::restart::{self, Verdict};
 use crate::suspend;
 use crate::terminal;
-use crate::world::{Container, PodView, World};
+use crate::world::{Container, JobView, PodView, World};
 
 /// A pod that is still there so long after its grace period is on a node that is gone; nobody waits for it.
 const OVERDUE: SignedDuration = SignedDuration::from_secs(30);
@@ -117,6 +117,7 @@ fn go_on(draft: &mut Draft<'_>) {
         Gang::Failed(failure, summary) => fail(draft, *failure, summary.as_deref(), &attempt.name),
         Gang::Settling(wait) => draft.look_again(wait),
         Gang::Running => run(draft),
+        Gang::Stuck(_) | Gang::Waiting(_) if draft.status.phase == Some(Phase::Starting) && outdated(&attempt, job) => begin_anew(draft),
         Gang::Stuck(failure) => wait_for_repair(draft, failure),
         Gang::Waiting(reason) => match draft.status.phase {
             // A gang that ran does not start again because one pod is not seen for a moment.
@@ -189,6 +190,18 @@ fn fail(draft: &mut Draft<'_>, failure: Failure, summary: Option<&TerminationSum
             draft.look_again(after);
         }
     }
+}
+
+/// The spec asks for other pods than those that wait: somebody corrected the image, a volume or the node selector.
+fn outdated(attempt: &Attempt<'_>, job: Option<&JobView>) -> bool {
+    job.and_then(|j| j.pod_digest.as_deref()).is_some_and(|made| made != children::pod_digest(attempt))
+}
+
+/// Replace pods that never ran by those that the spec asks for now. Nothing failed, so nothing is counted.
+fn begin_anew(draft: &mut Draft<'_>) {
+    draft.delete_jobs_except(None);
+    draft.heal();
+    draft.enter(Phase::Restarting, "The spec was corrected before the pods ran; they are made anew".into());
 }
 
 /// A pod cannot start. The kubelet tries again, so the phase stays; people are told at once.

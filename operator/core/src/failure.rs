@@ -63,9 +63,11 @@ pub fn classify(pod: &PodView) -> Option<Found> {
         Container::Running => (lost(pod), None),
     };
     let failure = match &pod.disrupted {
-        Some((reason, message)) if !is_permanent(failure.class) => {
-            Failure { exit_code: failure.exit_code, signal: failure.signal, ..new(pod, FailureClass::Preempted, reason, &sentence(&pod.name, "was taken off its node", message)) }
-        }
+        Some((reason, message)) if !is_permanent(failure.class) => Failure {
+            exit_code: failure.exit_code,
+            signal: failure.signal,
+            ..new(pod, FailureClass::Preempted, reason, &sentence(&pod.name, "was taken off its node", message))
+        },
         Some(_) | None => failure,
     };
     let nearness = match failure.class {
@@ -106,14 +108,27 @@ pub fn not_started(pod: &PodView) -> Option<Failure> {
         "CreateContainerError" | "RunContainerError" => ("CreateContainerError", "check spec.volumeMounts, spec.image and the node"),
         _ => return None,
     };
-    let text = if message.is_empty() { format!("pod {} cannot start: {reason}; {remedy}", pod.name) } else { format!("pod {} cannot start: {message}; {remedy}", pod.name) };
+    let text = if message.is_empty() {
+        format!("pod {} cannot start: {reason}; {remedy}", pod.name)
+    } else {
+        format!("pod {} cannot start: {message}; {remedy}", pod.name)
+    };
     Some(new(pod, FailureClass::PodNotStarted, reason, &text))
 }
 
 /// The failure of an attempt whose pods left no trace.
 #[must_use]
 pub fn vanished(reason: &str, message: &str) -> Failure {
-    Failure { class: FailureClass::PodLost, reason: reason.into(), message: message.into(), pod: None, node: None, rank: None, exit_code: None, signal: None }
+    Failure {
+        class: FailureClass::PodLost,
+        reason: reason.into(),
+        message: message.into(),
+        pod: None,
+        node: None,
+        rank: None,
+        exit_code: None,
+        signal: None,
+    }
 }
 
 /// A gang that ended well but did not say what it wrote.
@@ -126,7 +141,16 @@ pub fn no_summary(pod: &PodView) -> Failure {
 fn new(pod: &PodView, class: FailureClass, reason: &str, message: &str) -> Failure {
     let reason: String = reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
     let reason = if reason.starts_with(|c: char| c.is_ascii_alphabetic()) { reason } else { "Unknown".into() };
-    Failure { class, reason, message: message.to_owned(), pod: Some(pod.name.clone()), node: pod.node.clone(), rank: None, exit_code: None, signal: None }
+    Failure {
+        class,
+        reason,
+        message: message.to_owned(),
+        pod: Some(pod.name.clone()),
+        node: pod.node.clone(),
+        rank: None,
+        exit_code: None,
+        signal: None,
+    }
 }
 
 fn sentence(pod: &str, what: &str, details: &str) -> String {
@@ -144,7 +168,12 @@ fn terminated(pod: &PodView, code: i32, signal: Option<i32>, reason: &str, messa
         let text = sentence(&pod.name, &format!("ended with exit code {code} ({exit:?}) and left no summary"), message);
         new(pod, exit.into(), &format!("{exit:?}"), &text)
     } else if matches!(reason, "StartError" | "ContainerCannotRun") {
-        new(pod, FailureClass::PodNotStarted, reason, &sentence(&pod.name, "cannot run its command; use a trainer image of the operator's release", message))
+        new(
+            pod,
+            FailureClass::PodNotStarted,
+            reason,
+            &sentence(&pod.name, "cannot run its command; use a trainer image of the operator's release", message),
+        )
     } else {
         unexplained(pod, code, signal, message)
     };
@@ -159,9 +188,16 @@ fn unexplained(pod: &PodView, code: i32, signal: Option<i32>, message: &str) -> 
     match signal {
         Some(15) => new(pod, FailureClass::Preempted, "Terminated", &sentence(&pod.name, "was stopped before it could write a checkpoint", message)),
         // SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV come from the program itself; all others from outside.
-        Some(s @ (4 | 6 | 7 | 8 | 11)) => new(pod, FailureClass::Bug, "Crashed", &sentence(&pod.name, &format!("crashed with signal {s}; see its log"), message)),
+        Some(s @ (4 | 6 | 7 | 8 | 11)) => {
+            new(pod, FailureClass::Bug, "Crashed", &sentence(&pod.name, &format!("crashed with signal {s}; see its log"), message))
+        }
         Some(s) => new(pod, FailureClass::PodLost, "Killed", &sentence(&pod.name, &format!("was killed by signal {s}"), message)),
-        None => new(pod, FailureClass::Bug, "UnexpectedExit", &sentence(&pod.name, &format!("ended with exit code {code}, which the trainer never uses; see its log"), message)),
+        None => new(
+            pod,
+            FailureClass::Bug,
+            "UnexpectedExit",
+            &sentence(&pod.name, &format!("ended with exit code {code}, which the trainer never uses; see its log"), message),
+        ),
     }
 }
 

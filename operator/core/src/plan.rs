@@ -87,7 +87,11 @@ impl Event {
     /// An event whose message is cut to what Kubernetes takes.
     #[must_use]
     pub fn new(kind: EventKind, reason: &str, message: &str) -> Self {
-        Self { kind, reason: graft_crds::contract::truncate(reason, 128).to_owned(), message: graft_crds::contract::truncate(message, 1000).to_owned() }
+        Self {
+            kind,
+            reason: graft_crds::contract::truncate(reason, 128).to_owned(),
+            message: graft_crds::contract::truncate(message, 1000).to_owned(),
+        }
     }
 }
 

@@ -12,7 +12,10 @@ use crate::world::World;
 pub fn rejected(world: &World, reason: &str, message: &str) -> Plan {
     let mut draft = Draft::new(world);
     let reason = if reason.is_empty() { "Rejected" } else { reason };
-    let failure = Failure { class: FailureClass::PodNotStarted, ..crate::failure::vanished(reason, &format!("the API server refuses a child of the job: {message}")) };
+    let failure = Failure {
+        class: FailureClass::PodNotStarted,
+        ..crate::failure::vanished(reason, &format!("the API server refuses a child of the job: {message}"))
+    };
     let phase = draft.status.phase.unwrap_or(Phase::Pending);
     if draft.status.failure.as_ref() != Some(&failure) {
         draft.tell(EventKind::Warning, reason, &failure.message);

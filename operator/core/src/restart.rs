@@ -59,7 +59,11 @@ mod tests {
     #[case(900, 300)]
     fn backoff_doubles_up_to_five_minutes(#[case] failures: i32, #[case] seconds: i64) {
         let recovery = Recovery { max_restarts: 1000, backoff_seconds: 5 };
-        let Verdict::Again { restarts, after } = verdict(&failure(FailureClass::Bug), Restarts { failures, total: failures, preemptions: 0 }, &recovery) else { panic!("gave up") };
+        let Verdict::Again { restarts, after } =
+            verdict(&failure(FailureClass::Bug), Restarts { failures, total: failures, preemptions: 0 }, &recovery)
+        else {
+            panic!("gave up")
+        };
         assert_eq!((after.as_secs(), restarts.failures, restarts.total, restarts.preemptions), (seconds, failures + 1, failures + 1, 0));
     }
 

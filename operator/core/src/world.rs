@@ -3,7 +3,7 @@
 
 use graft_crds::TransferJob;
 use graft_crds::contract::Progress;
-use graft_crds::names::{CONTAINER, LABEL_ATTEMPT, LABEL_RUN};
+use graft_crds::names::{ANNOTATION_POD, CONTAINER, LABEL_ATTEMPT, LABEL_RUN};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
@@ -62,6 +62,8 @@ pub struct JobView {
     pub deleting: bool,
     /// How it ended.
     pub outcome: JobOutcome,
+    /// Digest of the pod template it was made with.
+    pub pod_digest: Option<String>,
 }
 
 /// Phase of a pod.
@@ -156,6 +158,7 @@ impl JobView {
             uid: job.metadata.uid.clone().unwrap_or_default(),
             deleting: job.metadata.deletion_timestamp.is_some(),
             outcome,
+            pod_digest: job.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_POD).cloned()),
         })
     }
 }

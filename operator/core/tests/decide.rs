@@ -217,6 +217,26 @@ fn a_pod_that_cannot_start_shows_and_heals(#[case] reason: &str, #[case] shown: 
 }
 
 #[test]
+fn a_corrected_image_replaces_the_pods_that_wait() {
+    let mut fake = Fake::new(1);
+    fake.settle();
+    fake.pods_appear();
+    fake.world.pods[0].container = waiting("ImagePullBackOff");
+    fake.settle();
+    fake.world.job.spec.image = Some("corrected:1".into());
+    fake.settle();
+    fake.world.pods.clear();
+    fake.settle();
+    let status = fake.status();
+    assert_eq!((status.phase, status.attempt, status.restarts.total, status.failure), (Some(Phase::Starting), 1, 0, None));
+    fake.pods_run();
+    fake.settle();
+    fake.world.job.spec.image = Some("later:2".into());
+    fake.settle();
+    assert_eq!((fake.phase(), fake.status().attempt), (Phase::Running, 1), "a gang that runs is left alone");
+}
+
+#[test]
 fn the_two_words_for_a_failed_pull_are_told_once() {
     let mut fake = Fake::new(1);
     fake.settle();

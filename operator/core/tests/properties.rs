@@ -28,8 +28,20 @@ fn container() -> impl Strategy<Value = Container> {
         Just(Container::Unknown),
         Just(Container::Running),
         (word(), word()).prop_map(|(reason, message)| Container::Waiting { reason, message }),
-        (prop_oneof![Just(0), Just(64), Just(85), Just(86), any::<i32>()], proptest::option::of(any::<i32>()), word(), word(), proptest::option::of(0i64..4_000_000_000))
-            .prop_map(|(code, signal, reason, message, at)| Container::Terminated { code, signal, reason, message, finished: at.and_then(|s| Timestamp::from_second(s).ok()) }),
+        (
+            prop_oneof![Just(0), Just(64), Just(85), Just(86), any::<i32>()],
+            proptest::option::of(any::<i32>()),
+            word(),
+            word(),
+            proptest::option::of(0i64..4_000_000_000)
+        )
+            .prop_map(|(code, signal, reason, message, at)| Container::Terminated {
+                code,
+                signal,
+                reason,
+                message,
+                finished: at.and_then(|s| Timestamp::from_second(s).ok())
+            }),
     ]
 }
 
@@ -47,7 +59,13 @@ prop_compose! {
 fn jobs() -> impl Strategy<Value = Vec<JobView>> {
     let outcome = prop_oneof![Just(JobOutcome::Active), Just(JobOutcome::Complete), word().prop_map(JobOutcome::Failed)];
     let name = (0u32..3).prop_map(|n| graft_crds::names::attempt_name("lung", &graft_crds::contract::run_id("u-1", "1"), n));
-    let job = (prop_oneof![name, Just("lung-old-0".to_owned())], any::<bool>(), outcome).prop_map(|(name, deleting, outcome)| JobView { uid: name.clone(), name, deleting, outcome });
+    let job = (prop_oneof![name, Just("lung-old-0".to_owned())], any::<bool>(), outcome).prop_map(|(name, deleting, outcome)| JobView {
+        uid: name.clone(),
+        pod_digest: deleting.then(|| "other".to_owned()),
+        name,
+        deleting,
+        outcome,
+    });
     proptest::collection::vec(job, 0..3)
 }
 
@@ -102,10 +120,12 @@ fn arbitrary_pod() -> impl Strategy<Value = serde_json::Value> {
         word().prop_map(|w| serde_json::json!({"waiting": {"reason": w}})),
         (any::<i32>(), word()).prop_map(|(code, w)| serde_json::json!({"terminated": {"exitCode": code, "message": w, "finishedAt": null}})),
     ];
-    (proptest::option::of("[a-z]{1,4}"), word(), word(), state, prop_oneof![Just("trainer".to_owned()), word()]).prop_map(|(name, label, phase, state, container)| {
-        serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+    (proptest::option::of("[a-z]{1,4}"), word(), word(), state, prop_oneof![Just("trainer".to_owned()), word()]).prop_map(
+        |(name, label, phase, state, container)| {
+            serde_json::json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "labels": {"graft.dev/attempt": label, "batch.kubernetes.io/job-completion-index": label}},
             "status": {"phase": phase, "conditions": [{"type": "DisruptionTarget", "status": "True"}],
                        "containerStatuses": [{"name": container, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}})
-    })
+        },
+    )
 }
