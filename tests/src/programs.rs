@@ -2,9 +2,10 @@
 //! module by digest; the folder of a program is named by the digest of its sources, so a change builds it anew.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -14,6 +15,8 @@ use crate::hex;
 
 /// Kubernetes' version; it is stamped into the binary, or clients take the server for v0.0.0.
 pub const KUBERNETES: &str = "v1.37.2";
+
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// One Go module under `tests/programs` and what is built from it.
 struct Program {
@@ -155,6 +158,29 @@ fn check_tools() -> Result<()> {
     Ok(())
 }
 
+/// Run `go build -v`, with a line of progress every half minute.
+fn compile(name: &str, go: &mut Command, began: Instant) -> Result<()> {
+    let mut child = go.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("starting go")?;
+    let (mut packages, mut errors, mut next) = (0, Vec::new(), PROGRESS);
+    for line in BufReader::new(child.stderr.take().context("go has no output")?).lines() {
+        let line = line?;
+        // A package that is compiled is a line of one word; all else but downloads is an error.
+        if !line.contains(char::is_whitespace) {
+            packages += 1;
+        } else if !line.starts_with("go: downloading") {
+            errors.push(line);
+        }
+        if began.elapsed() > next {
+            println!("   {name}: {packages} packages compiled after {:.0} s", began.elapsed().as_secs_f64());
+            next = began.elapsed() + PROGRESS;
+        }
+    }
+    if !child.wait()?.success() {
+        bail!("building {name} failed:\n{}", errors.join("\n"));
+    }
+    Ok(())
+}
+
 fn build(program: &Program, source: &Path, folder: &Path) -> Result<()> {
     println!("building {} (once)", program.about);
     let began = Instant::now();
@@ -167,13 +193,8 @@ fn build(program: &Program, source: &Path, folder: &Path) -> Result<()> {
             Cgo::Seccomp => "1",
         };
         let mut go = Command::new("go");
-        go.current_dir(source).arg("build").args(flags(program.cgo)).env("CGO_ENABLED", cgo);
-        let output = go.arg("-o").arg(partial.path().join(name)).arg(package).output().context("starting go")?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            let errors: Vec<&str> = text.lines().filter(|l| !l.contains("go: downloading")).collect();
-            bail!("building {name} failed:\n{}", errors.join("\n"));
-        }
+        go.current_dir(source).args(["build", "-v"]).args(flags(program.cgo)).env("CGO_ENABLED", cgo);
+        compile(name, go.arg("-o").arg(partial.path().join(name)).arg(package), began)?;
     }
     // Two that build at the same time make the same: the second to be done finds the folder there.
     if fs::rename(partial.path(), folder).is_err() && !folder.is_dir() {

@@ -230,6 +230,8 @@ impl Cluster {
             &["addr", "add", &host, "dev", &link],
             &["link", "set", &link, "up"],
         ];
+        // The network's number is ours alone, so a link of its name is a killed run's.
+        let _ = run(Command::new("ip").args(["link", "del", &link]));
         for arguments in outside {
             run(Command::new("ip").args(arguments))?;
         }

@@ -13,6 +13,9 @@ use super::run;
 const TOOLS: [(&str, &str); 5] =
     [("ip", "iproute2"), ("iptables", "iptables"), ("conntrack", "conntrack"), ("nsenter", "util-linux"), ("mount", "mount")];
 
+/// Processes that are or hold a kubelet: of Kubernetes itself, k3s and MicroK8s.
+const KUBELETS: [&str; 4] = ["kubelet", "k3s-server", "k3s-agent", "kubelite"];
+
 /// Whether this machine can run a node; the error says what is missing and the remedy, where there is one.
 ///
 /// # Errors
@@ -29,6 +32,9 @@ pub fn can_run_node() -> Result<(), String> {
             return Err(format!("{program} is missing; install it (Debian: {package})"));
         }
     }
+    if let Some(kubelet) = foreign_kubelet() {
+        return Err(format!("this machine is a node already ({kubelet} runs), and two kubelets would share /var/lib/kubelet/device-plugins"));
+    }
     let name = format!("graft-try-{}", std::process::id());
     let tried = cgroup(&name).and_then(|()| network(&name)).and_then(|()| overlay());
     for group in cgroups(&name) {
@@ -41,6 +47,12 @@ pub fn can_run_node() -> Result<(), String> {
 /// Whether a program is in the path.
 pub(crate) fn in_path(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+}
+
+/// The kubelet of a cluster that is not ours: our own runs under the name of the program that holds all components.
+fn foreign_kubelet() -> Option<String> {
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|e| fs::read_to_string(e.path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).find(|name| KUBELETS.contains(&name.as_str()))
 }
 
 fn cgroup(name: &str) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //! cluster's cgroup), mounts, network, cgroups and the state folder. A process that is not the cluster's is never touched.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -145,6 +145,12 @@ pub(super) fn remove(place: &Place) {
     for group in cgroups(&place.cgroup()) {
         remove_cgroup(&group);
     }
+    // The kubelet links each container's log there; the folder cannot be configured.
+    for link in fs::read_dir("/var/log/containers").into_iter().flatten().flatten() {
+        if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&place.state)) {
+            let _ = fs::remove_file(link.path());
+        }
+    }
     let _ = fs::remove_dir_all(&place.state);
     let _ = fs::remove_dir(lock(place.network));
 }
@@ -192,6 +198,7 @@ pub(super) fn make_cgroup(name: &str) -> Result<()> {
     for group in cgroups(name) {
         match fs::create_dir(&group) {
             Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(_) if group.parent().is_some_and(|p| !p.join("cgroup.procs").exists()) => continue,
             Err(error) => bail!("{}: {error}", group.display()),
         }
@@ -203,9 +210,12 @@ pub(super) fn make_cgroup(name: &str) -> Result<()> {
         }
         if parent.join("cgroup.controllers").exists() {
             let all = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
-            let enabled: Vec<String> = all.split_whitespace().map(|c| format!("+{c}")).collect();
-            let _ = fs::write(parent.join("cgroup.subtree_control"), enabled.join(" "));
-            let _ = fs::write(group.join("cgroup.subtree_control"), enabled.join(" "));
+            // One by one: a single controller that cannot be enabled would refuse them all.
+            for controller in all.split_whitespace() {
+                for folder in [parent, &group] {
+                    let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+                }
+            }
         }
     }
     Ok(())
