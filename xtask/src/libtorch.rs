@@ -51,8 +51,14 @@ pub fn find_or_install() -> Result<Libtorch> {
         let folder = PathBuf::from(named);
         return match version(&folder) {
             Some(found) if found == VERSION => Ok(Libtorch { folder, origin: "LIBTORCH" }),
-            Some(found) => bail!("LIBTORCH={} is libtorch {found}, Graft needs {VERSION}: name that version, or unset LIBTORCH and Graft installs it", folder.display()),
-            None => bail!("LIBTORCH={} holds no libtorch (no include/torch/headeronly/version.h): name the folder with lib/ and include/, or unset LIBTORCH and Graft installs it", folder.display()),
+            Some(found) => bail!(
+                "LIBTORCH={} is libtorch {found}, Graft needs {VERSION}: name that version, or unset LIBTORCH and Graft installs it",
+                folder.display()
+            ),
+            None => bail!(
+                "LIBTORCH={} holds no libtorch (no include/torch/headeronly/version.h): name the folder with lib/ and include/, or unset LIBTORCH and Graft installs it",
+                folder.display()
+            ),
         };
     }
     let cached = machine::cache()?.join(format!("libtorch-{VERSION}")).join("torch");
@@ -109,7 +115,8 @@ fn install(folder: &Path, list: &str) -> Result<()> {
     pip.arg("--progress-bar").arg(if run::watched() { "on" } else { "off" });
     // Standard output belongs to `cargo xtask env`.
     pip.stdout(std::io::stderr()).arg("--target").arg(&partial).arg("-r").arg(machine::workspace().join("xtask").join(list));
-    let done = run::through(&mut pip).context("installing wheels; it needs python3 with pip (Debian: python3-pip) and a package index, or set LIBTORCH");
+    let done =
+        run::through(&mut pip).context("installing wheels; it needs python3 with pip (Debian: python3-pip) and a package index, or set LIBTORCH");
     if done.is_err() {
         let _ = fs::remove_dir_all(&partial);
         return done;

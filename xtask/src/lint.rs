@@ -26,10 +26,7 @@ pub enum Outcome {
 pub fn all(cargo: &Cargo) -> Vec<(&'static str, Outcome)> {
     let mut outcomes = vec![
         ("rustfmt", check("rustfmt", cargo.command("fmt").args(["--all", "--", "--check"]))),
-        (
-            "clippy",
-            check("clippy", cargo.command("clippy").args(["--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
-        ),
+        ("clippy", check("clippy", cargo.command("clippy").args(["--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))),
     ];
     match deny_program() {
         Ok(program) => {
@@ -39,10 +36,13 @@ pub fn all(cargo: &Cargo) -> Vec<(&'static str, Outcome)> {
                 command
             };
             outcomes.push(("cargo deny", check("cargo deny: bans, licences, sources", &mut deny(&["check", "bans", "licenses", "sources"]))));
-            outcomes.push(("advisories", match run::output(&mut deny(&["fetch", "db"])) {
-                Ok(_) => check("cargo deny: advisories", &mut deny(&["check", "--disable-fetch", "advisories"])),
-                Err(_) => Outcome::Skipped("the advisory database cannot be reached".into()),
-            }));
+            outcomes.push((
+                "advisories",
+                match run::output(&mut deny(&["fetch", "db"])) {
+                    Ok(_) => check("cargo deny: advisories", &mut deny(&["check", "--disable-fetch", "advisories"])),
+                    Err(_) => Outcome::Skipped("the advisory database cannot be reached".into()),
+                },
+            ));
         }
         Err(error) => outcomes.push(("cargo deny", Outcome::Skipped(format!("{error:#}")))),
     }

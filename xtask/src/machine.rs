@@ -61,4 +61,3 @@ pub fn is_debian() -> bool {
 pub fn can_hold_a_node() -> bool {
     cfg!(target_os = "linux") && is_root() && Path::new("/sys/fs/cgroup").is_dir()
 }
-

@@ -157,7 +157,8 @@ mod tests {
             let text = std::fs::read_to_string(page).unwrap();
             for tail in text.split("cargo xtask ").skip(1) {
                 let end = tail.find(['`', '\n', '#', '|', ';', ',', ')', '"']).unwrap_or(tail.len());
-                let words: Vec<&str> = tail[..end].split_whitespace().take_while(|w| w.starts_with('-') || w.chars().all(|c| c.is_ascii_alphanumeric())).collect();
+                let words: Vec<&str> =
+                    tail[..end].split_whitespace().take_while(|w| w.starts_with('-') || w.chars().all(|c| c.is_ascii_alphanumeric())).collect();
                 if words.is_empty() {
                     continue;
                 }

@@ -41,7 +41,9 @@ pub fn everything() -> Result<Cargo> {
             bail!("go is missing: the test cluster is compiled from Kubernetes' own Go modules; install Go 1.26 or newer");
         }
         cargo.binary("graft-tests", "testcluster")?;
-        run::step("programs of the test cluster (about 12 minutes at first, then cached)", || run::through(cargo.built("testcluster")?.arg("programs")))?;
+        run::step("programs of the test cluster (about 12 minutes at first, then cached)", || {
+            run::through(cargo.built("testcluster")?.arg("programs"))
+        })?;
     } else {
         eprintln!("── no test cluster on this machine: a node needs Linux, root and cgroups; the demo then trains without one");
     }

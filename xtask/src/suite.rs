@@ -86,9 +86,8 @@ fn everything(tally: &mut Tally, notes: &mut Vec<String>) -> Result<()> {
     let cargo = setup::everything()?;
     lints(&cargo, tally, notes);
     cargo.binaries()?;
-    let mut image = None;
     if machine::can_hold_a_node() {
-        image = Some(image::build(image::Accelerator::None)?);
+        image::build(image::Accelerator::None)?;
     }
     let programs = run::step("compile the tests", || compile(&cargo))?;
     for program in &programs {
@@ -96,9 +95,6 @@ fn everything(tally: &mut Tally, notes: &mut Vec<String>) -> Result<()> {
         let mut command = Command::new(&program.executable);
         cargo.environment(&mut command);
         command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
-        if let Some(image) = &image {
-            command.env("GRAFT_IMAGE", image);
-        }
         if program.threads == Threads::One {
             command.arg("--test-threads=1");
         }
