@@ -1,6 +1,8 @@
 //! The models against torchvision: names, shapes, features, logits, gradients and moved statistics, on weights and
 //! images that both sides make from the same integer hash. `tests/reference/reference.py` made the files compared with.
 
+#![allow(clippy::unwrap_used)]
+
 use graft_crds::Architecture;
 use graft_crds::architectures::{Family, Padding};
 use graft_torch::device;

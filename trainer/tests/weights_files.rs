@@ -1,6 +1,8 @@
 //! Weights files: what torch.save writes must be read to the last number, and what is damaged, crafted or meant for
 //! another model must be refused with words that help. `tests/reference/reference.py` made the fixtures.
 
+#![allow(clippy::unwrap_used)]
+
 use graft_crds::Architecture;
 use graft_crds::architectures::Padding;
 use graft_torch::tch::{Device, Kind, Tensor};

@@ -1,18 +1,20 @@
-//! Makes tensors under their state-dict names, in torchvision's order, with torchvision's initial values. Values are
-//! drawn on the CPU from torch's global generator and then moved, so that a seed means the same on every device.
+//! Makes tensors under their state-dict names, in torchvision's order, with initial values that are a function of seed
+//! and place alone: the same on every device and beside any other thread, and torch's generator is not touched.
 
 use super::layers::{Conv, Layer, Norm};
 use super::{Kind, NamedTensor};
 use graft_crds::architectures::Padding;
 use graft_torch::tch::{self, Device, TchError, Tensor};
+use graft_trainer_core::rng::{Purpose, Stream};
 
-/// How an architecture's convolutions begin.
+/// How an architecture's convolutions begin: He et al. 2015, arXiv:1502.01852, with variance 2 / fan, drawn uniformly
+/// (torchvision draws some from the normal distribution of the same variance).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConvInit {
-    /// He et al. 2015, arXiv:1502.01852: normal with variance 2 / fan-out.
-    NormalFanOut,
-    /// The same paper's, uniform with variance 2 / fan-in.
-    UniformFanIn,
+    /// Outputs × kernel area.
+    FanOut,
+    /// Inputs of a group × kernel area.
+    FanIn,
 }
 
 /// Whether a layer has an offset.
@@ -46,23 +48,21 @@ pub(super) struct Builder {
     device: Device,
     padding: Padding,
     init: ConvInit,
+    seed: u64,
 }
 
 impl Builder {
-    pub(super) fn new(device: Device, padding: Padding, init: ConvInit) -> Self {
-        Self { tensors: Vec::new(), device, padding, init }
+    pub(super) fn new(device: Device, padding: Padding, init: ConvInit, seed: u64) -> Self {
+        Self { tensors: Vec::new(), device, padding, init, seed }
     }
 
     pub(super) fn conv(&mut self, name: &str, shape: ConvShape) -> Result<Conv, TchError> {
         let ConvShape { inputs, outputs, kernel, stride, padding, groups, bias } = shape;
-        let mut weight = cpu(&[outputs, inputs / groups, kernel, kernel])?;
-        let _ = match self.init {
-            ConvInit::NormalFanOut => weight.f_normal_(0.0, (2.0 / (outputs * kernel * kernel) as f64).sqrt())?,
-            ConvInit::UniformFanIn => {
-                let bound = (6.0 / (inputs / groups * kernel * kernel) as f64).sqrt();
-                weight.f_uniform_(-bound, bound)?
-            }
+        let fan = match self.init {
+            ConvInit::FanOut => outputs * kernel * kernel,
+            ConvInit::FanIn => inputs / groups * kernel * kernel,
         };
+        let weight = self.fresh(&[outputs, inputs / groups, kernel, kernel], (6.0 / fan as f64).sqrt())?;
         let weight = self.parameter(format!("{name}.weight"), &weight)?;
         let bias = match bias {
             Bias::Yes => Some(self.parameter(format!("{name}.bias"), &cpu(&[outputs])?)?),
@@ -82,9 +82,10 @@ impl Builder {
         }))
     }
 
-    /// A linear layer of a backbone, begun as torchvision begins VGG's: normal with standard deviation 0.01, no offset.
+    /// A linear layer of a backbone, begun with the standard deviation that torchvision begins VGG's with, 0.01, and no
+    /// offset.
     pub(super) fn linear(&mut self, name: &str, inputs: i64, outputs: i64) -> Result<Layer, TchError> {
-        let weight = cpu(&[outputs, inputs])?.f_normal_(0.0, 0.01)?;
+        let weight = self.fresh(&[outputs, inputs], 0.01 * 3f64.sqrt())?;
         Ok(Layer::Linear {
             weight: self.parameter(format!("{name}.weight"), &weight)?,
             bias: self.parameter(format!("{name}.bias"), &cpu(&[outputs])?)?,
@@ -94,8 +95,14 @@ impl Builder {
     /// The weight and the offset of a head, begun as torch.nn.Linear begins: uniform within 1 / sqrt(inputs), which is
     /// what its Kaiming rule with a = sqrt(5) comes to. `shape` is `[classes, inputs]` or `[classes, inputs, 1, 1]`.
     pub(super) fn head(&mut self, name: &str, shape: &[i64]) -> Result<(Tensor, Tensor), TchError> {
-        let (weight, bias) = head_values(shape)?;
+        let (weight, bias) = head_values(shape, self.seed)?;
         Ok((self.parameter(format!("{name}.weight"), &weight)?, self.parameter(format!("{name}.bias"), &bias)?))
+    }
+
+    /// Values of the next tensor in the list. The first two sequences of a seed are the head's.
+    fn fresh(&self, shape: &[i64], bound: f64) -> Result<Tensor, TchError> {
+        let sequence = u32::try_from(self.tensors.len() + 2).map_err(|e| TchError::Shape(e.to_string()))?;
+        uniform(shape, bound, Stream::new(self.seed, Purpose::Initialisation, sequence))
     }
 
     fn parameter(&mut self, name: String, value: &Tensor) -> Result<Tensor, TchError> {
@@ -115,12 +122,26 @@ impl Builder {
 }
 
 /// Fresh values of a head, on the CPU.
-pub(super) fn head_values(shape: &[i64]) -> Result<(Tensor, Tensor), TchError> {
+pub(super) fn head_values(shape: &[i64], seed: u64) -> Result<(Tensor, Tensor), TchError> {
     let [classes, inputs, ..] = shape else {
         return Err(TchError::Shape(format!("a head's weight has at least two dimensions, not {shape:?}")));
     };
     let bound = 1.0 / (*inputs as f64).sqrt();
-    Ok((cpu(shape)?.f_uniform_(-bound, bound)?, cpu(&[*classes])?.f_uniform_(-bound, bound)?))
+    let draw = |shape: &[i64], sequence| uniform(shape, bound, Stream::new(seed, Purpose::Initialisation, sequence));
+    Ok((draw(shape, 0)?, draw(&[*classes], 1)?))
+}
+
+/// Uniform numbers within ±`bound`, two of 24 bits from each 64 that are drawn.
+fn uniform(shape: &[i64], bound: f64, mut stream: Stream) -> Result<Tensor, TchError> {
+    let count = usize::try_from(shape.iter().product::<i64>()).map_err(|e| TchError::Shape(e.to_string()))?;
+    let number = |bits: u64| ((bits as f64 / f64::from(1 << 23) - 1.0) * bound) as f32;
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        let bits = stream.next_u64();
+        values.extend([number(bits >> 40), number(bits >> 8 & 0xff_ffff)]);
+    }
+    values.truncate(count);
+    Tensor::f_from_slice(&values)?.f_view(shape)
 }
 
 fn cpu(shape: &[i64]) -> Result<Tensor, TchError> {

@@ -13,8 +13,8 @@ pub use layers::Mode;
 use builder::{Builder, ConvInit};
 use graft_crds::Architecture;
 use graft_crds::architectures::{Family, Padding};
+use graft_torch::memory;
 use graft_torch::tch::{self, Device, TchError, Tensor};
-use graft_torch::{device, memory};
 use layers::Layer;
 use std::collections::BTreeSet;
 
@@ -158,19 +158,17 @@ pub struct TrainableSummary {
     pub groups: Vec<String>,
 }
 
-/// Builds a model with fresh weights on `device`, everything trainable. torch's global generator is seeded with `seed`
-/// first: the same seed gives the same weights on every device, and a caller that draws from that generator afterwards
-/// seeds it again.
+/// Builds a model with fresh weights on `device`, everything trainable. The values depend on architecture, classes and
+/// `seed` alone.
 pub fn build(architecture: Architecture, classes: i64, padding: Padding, device: Device, seed: u64) -> Result<Model, ModelError> {
     if classes < 1 {
         return Err(ModelError::Classes(classes));
     }
-    device::manual_seed(seed);
     let init = match architecture.family() {
-        Family::SqueezeNet => ConvInit::UniformFanIn,
-        Family::ResNet | Family::Vgg | Family::MobileNetV1 | Family::MobileNetV2 => ConvInit::NormalFanOut,
+        Family::SqueezeNet => ConvInit::FanIn,
+        Family::ResNet | Family::Vgg | Family::MobileNetV1 | Family::MobileNetV2 => ConvInit::FanOut,
     };
-    let mut builder = Builder::new(device, padding, init);
+    let mut builder = Builder::new(device, padding, init, seed);
     tch::no_grad(|| {
         let description = describe(architecture, &mut builder)?;
         let Description { stages, pool, head_name, head_shape, dropout, width } = description;
@@ -312,12 +310,11 @@ impl Model {
         }
     }
 
-    /// Draws fresh values for the head from torch's global generator, seeded with `seed` first.
+    /// Gives the head the fresh values that [`build`] gives it with this seed.
     pub fn reset_head(&mut self, seed: u64) -> Result<(), ModelError> {
-        device::manual_seed(seed);
         self.head.form = HeadForm::Pooled;
         tch::no_grad(|| {
-            let (weight, bias) = builder::head_values(&self.head.weight.size())?;
+            let (weight, bias) = builder::head_values(&self.head.weight.size(), seed)?;
             self.head.weight.f_copy_(&weight)?;
             self.head.bias.f_copy_(&bias)
         })

@@ -31,9 +31,16 @@ fn the_same_seed_gives_the_same_weights() {
     assert!(a.tensors().iter().zip(b.tensors()).all(|(a, b)| a.name == b.name && a.tensor.equal(&b.tensor)));
     let c = build(Architecture::MobileNetV2, 3, Padding::Symmetric, Device::Cpu, 6).unwrap();
     assert!(!a.head.weight.equal(&c.head.weight));
+    let mut d = build(Architecture::MobileNetV2, 3, Padding::Symmetric, Device::Cpu, 5).unwrap();
+    d.reset_head(6).unwrap();
+    assert!(d.head.weight.equal(&c.head.weight) && d.head.bias.equal(&c.head.bias));
     let bound = 1.0 / (1280f64).sqrt();
     assert!(a.head.weight.abs().max().double_value(&[]) <= bound);
     assert!(a.head.weight.abs().max().double_value(&[]) > 0.9 * bound);
+    assert!(a.head.weight.mean(tch::Kind::Float).double_value(&[]).abs() < 0.05 * bound);
+    // Variance 2 / fan-out of a convolution: 1280 filters of 1 × 1.
+    let last = &a.tensors().iter().find(|t| t.name == "features.18.0.weight").unwrap().tensor;
+    assert!((last.var(true).double_value(&[]) * 1280.0 / 2.0 - 1.0).abs() < 0.02);
 }
 
 #[test]

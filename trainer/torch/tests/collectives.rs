@@ -1,6 +1,8 @@
 //! Ranks as real processes: each test starts its own binary again for every rank and hosts the store itself, as the
 //! trainer's agent does. The ranks speak Gloo over the loopback interface.
 
+#![allow(clippy::unwrap_used)]
+
 use graft_torch::reducer::Buckets;
 use graft_torch::store::Role;
 use graft_torch::tch::{Device, Kind, Tensor};

@@ -1,5 +1,7 @@
 //! What one process can check: the store, the error kinds, fused optimizer steps against tch's own, memory formats.
 
+#![allow(clippy::unwrap_used)]
+
 use graft_torch::device::{AutocastGuard, AutocastType};
 use graft_torch::optim::{AdamState, AdamStep, Momentum, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd};
 use graft_torch::store::Role;
