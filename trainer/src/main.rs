@@ -1,2 +1,89 @@
-//! The trainer: agent and ranks.
-fn main() {}
+//! The image's one binary: `agent` supervises a pod's ranks, `rank` is one of them, `verify` checks a written model.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use graft_crds::contract::{ExitReason, TerminationSummary, TrainerConfig};
+use graft_trainer::agent::{self, AgentOptions, Serve};
+use graft_trainer::event::{Event, Failure};
+use graft_trainer::{output, rank};
+
+/// Graft's trainer.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Supervise this pod's rank processes
+    Agent {
+        /// The configuration
+        #[arg(long)]
+        config: PathBuf,
+        /// Number of this pod in the gang
+        #[arg(long, env = "JOB_COMPLETION_INDEX", default_value_t = 0)]
+        index: u32,
+        /// Where the termination message goes
+        #[arg(long, env = "GRAFT_TERMINATION_LOG", default_value = "/dev/termination-log")]
+        termination_log: PathBuf,
+    },
+    /// One rank, started by an agent
+    #[command(hide = true)]
+    Rank,
+    /// Load a written model afresh and compare it with its stored predictions
+    Verify {
+        /// The folder with model.json
+        model: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().task {
+        Task::Agent { config, index, termination_log } => supervise(&config, index, termination_log),
+        Task::Rank => rank::main(),
+        Task::Verify { model } => match output::verify(&model, |uri| graft_data::local_path(uri).to_path_buf()) {
+            Ok(verified) => {
+                println!("{} images, largest difference {:.1e}", verified.images, verified.largest_difference);
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                eprintln!("error: {failure}");
+                ExitCode::from(failure.exit.code())
+            }
+        },
+    }
+}
+
+fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> ExitCode {
+    let termination_log = Some(termination_log);
+    let own = std::env::current_exe().map(OsString::from).unwrap_or_else(|_| "graft-trainer".into());
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::user("ConfigUnreadable", format!("{}: {e}", path.display())));
+    let config = text.and_then(|text| TrainerConfig::parse(&text).map_err(|e| Failure::user("ConfigRejected", e.to_string())));
+    let summary: TerminationSummary = match config {
+        Ok(config) => {
+            let options = AgentOptions {
+                rank_command: vec![own, "rank".into()],
+                serve: Serve::On,
+                termination_log,
+                observer: Some(Box::new(|event: &Event| match event {
+                    Event::Step(_) => {}
+                    other => println!("{}", serde_json::to_string(other).unwrap_or_default()),
+                })),
+            };
+            agent::run(config, index, options)
+        }
+        Err(failure) => agent::refuse(&failure, termination_log.as_deref()),
+    };
+    if let Some(failure) = &summary.failure {
+        eprintln!("error: {}: {}", failure.reason, failure.message);
+    }
+    ExitCode::from(match summary.exit {
+        ExitReason::Ok => 0,
+        other => other.code(),
+    })
+}

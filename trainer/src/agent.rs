@@ -1,0 +1,266 @@
+//! The agent of a pod: starts one process per rank, hosts the gang's store on index 0, keeps progress and metrics for
+//! HTTP, and turns the first failure into an exit code and a termination message. It never trains.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use graft_crds::contract::{ExitReason, OutputRef, TerminationSummary, TrainerConfig, TrainerFailure};
+use graft_torch::{Role, Store};
+
+use crate::event::{Event, Failure, RankStart};
+use crate::serve::{self, Board};
+
+/// After the first failure the other ranks have this long to tell theirs: the one that lost a peer often speaks first.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Whether an agent listens for HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serve {
+    /// On the port of the configuration.
+    On,
+    /// Not at all.
+    Off,
+}
+
+/// Called with each event of each rank.
+pub type Observer = Box<dyn FnMut(&Event) + Send>;
+
+/// How an agent works on this machine.
+pub struct AgentOptions {
+    /// Program and arguments of a rank process.
+    pub rank_command: Vec<OsString>,
+    /// HTTP.
+    pub serve: Serve,
+    /// File for the termination message.
+    pub termination_log: Option<PathBuf>,
+    /// Who hears the events.
+    pub observer: Option<Observer>,
+}
+
+/// What the agent waits for.
+pub(crate) enum Message {
+    /// A rank said something.
+    Event(u32, Event),
+    /// A rank's output ended.
+    Silent(u32),
+    /// SIGTERM or an interrupt came.
+    Terminate,
+}
+
+/// A rank process.
+struct Rank {
+    number: u32,
+    child: Child,
+    ended: Option<ExitStatus>,
+}
+
+/// Supervise the ranks of pod `index` until all have ended; the summary's `exit` is the process's exit code.
+pub fn run(config: TrainerConfig, index: u32, mut options: AgentOptions) -> TerminationSummary {
+    let termination_log = options.termination_log.take();
+    let board = Arc::new(Mutex::new(Board::new(&config)));
+    let (sender, receiver) = channel();
+    let mut agent = Agent { board: board.clone(), observer: options.observer.take(), failures: Vec::new(), output: None, terminated: false };
+    let port = match options.serve {
+        Serve::On => Some(config.gang.http_port),
+        Serve::Off => None,
+    };
+    let result = serve::start(port, board, sender.clone()).and_then(|()| agent.supervise(&config, index, &options.rank_command, &sender, &receiver));
+    if let Err(failure) = result {
+        agent.failures.push(failure.of_rank(None));
+    }
+    let summary = agent.summary();
+    write_message(termination_log.as_deref(), &summary);
+    summary
+}
+
+/// The summary of an agent that cannot even begin.
+#[must_use]
+pub fn refuse(failure: &Failure, termination_log: Option<&Path>) -> TerminationSummary {
+    let summary =
+        TerminationSummary { exit: failure.exit, progress: graft_crds::contract::Progress::default(), failure: Some(failure.of_rank(None)), output: None };
+    write_message(termination_log, &summary);
+    summary
+}
+
+fn write_message(path: Option<&Path>, summary: &TerminationSummary) {
+    if let Some(path) = path {
+        // Outside a pod there is no such file, and the exit code says the most important thing.
+        let _ = std::fs::write(path, summary.to_message());
+    }
+}
+
+struct Agent {
+    board: Arc<Mutex<Board>>,
+    observer: Option<Observer>,
+    failures: Vec<TrainerFailure>,
+    output: Option<OutputRef>,
+    terminated: bool,
+}
+
+impl Agent {
+    fn supervise(
+        &mut self,
+        config: &TrainerConfig,
+        index: u32,
+        command: &[OsString],
+        sender: &Sender<Message>,
+        receiver: &Receiver<Message>,
+    ) -> Result<(), Failure> {
+        // The store outlives every rank: it is dropped when this function ends.
+        let (store, host, port) = open_store(config, index)?;
+        let mut ranks = Vec::new();
+        for local_rank in 0..config.gang.processes {
+            let start = RankStart {
+                config: config.clone(),
+                rank: index * config.gang.processes + local_rank,
+                local_rank,
+                store_host: host.clone(),
+                store_port: port,
+                generation: 0,
+            };
+            match spawn(command, &start, sender) {
+                Ok(rank) => ranks.push(rank),
+                Err(failure) => {
+                    stop(&mut ranks);
+                    return Err(failure);
+                }
+            }
+        }
+        self.listen(&mut ranks, receiver);
+        stop(&mut ranks);
+        drop(store);
+        Ok(())
+    }
+
+    /// Hear the ranks until all have ended, or one has failed and the others had their last words.
+    fn listen(&mut self, ranks: &mut [Rank], receiver: &Receiver<Message>) {
+        let mut deadline: Option<Instant> = None;
+        while ranks.iter().any(|rank| rank.ended.is_none()) {
+            let patience = deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
+            match receiver.recv_timeout(patience) {
+                Ok(Message::Event(rank, event)) => self.hear(rank, event),
+                Ok(Message::Silent(number)) => self.bury(ranks, number),
+                Ok(Message::Terminate) => {
+                    self.terminated = true;
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) if deadline.is_some() => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if !self.failures.is_empty() {
+                deadline = deadline.or_else(|| Some(Instant::now() + LAST_WORDS));
+            }
+        }
+    }
+
+    fn hear(&mut self, rank: u32, event: Event) {
+        if let Ok(mut board) = self.board.lock() {
+            board.record(rank, &event);
+        }
+        if let Some(observer) = &mut self.observer {
+            observer(&event);
+        }
+        match event {
+            Event::Failed(failure) => self.failures.push(failure),
+            Event::Output(output) => self.output = Some(output),
+            Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } | Event::Step(_) => {}
+        }
+    }
+
+    /// A rank's output has ended, so the rank has, or soon will.
+    fn bury(&mut self, ranks: &mut [Rank], number: u32) {
+        let Some(rank) = ranks.iter_mut().find(|rank| rank.number == number) else { return };
+        let Ok(status) = rank.child.wait() else { return };
+        rank.ended = Some(status);
+        let told = self.failures.iter().any(|failure| failure.rank == Some(number));
+        if !status.success() && !told {
+            self.failures.push(silent_death(number, status));
+        }
+    }
+
+    fn summary(self) -> TerminationSummary {
+        let progress = self.board.lock().map(|board| board.progress()).unwrap_or_default();
+        if self.terminated {
+            let failure = TrainerFailure {
+                exit: ExitReason::Preempted,
+                reason: "Terminated".into(),
+                message: "stopped by SIGTERM; the next attempt goes on from the newest checkpoint".into(),
+                rank: None,
+            };
+            return TerminationSummary { exit: ExitReason::Preempted, progress, failure: Some(failure), output: None };
+        }
+        // Who lost a peer is rarely who is to blame.
+        let cause = self.failures.iter().find(|f| f.exit != ExitReason::CollectiveLost).or(self.failures.first()).cloned();
+        TerminationSummary { exit: cause.as_ref().map_or(ExitReason::Ok, |f| f.exit), progress, failure: cause, output: self.output }
+    }
+}
+
+/// Index 0 hosts the store; the other pods meet it there.
+fn open_store(config: &TrainerConfig, index: u32) -> Result<(Option<Store>, String, u16), Failure> {
+    let gang = &config.gang;
+    if index > 0 {
+        return Ok((None, gang.rendezvous_host.clone(), gang.rendezvous_port));
+    }
+    let store = Store::tcp("0.0.0.0", gang.rendezvous_port, Role::Server, Duration::from_secs(60))?;
+    let port = store.port()?;
+    Ok((Some(store), "127.0.0.1".into(), port))
+}
+
+fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> Result<Rank, Failure> {
+    let bug = |what: &str, error: &dyn std::fmt::Display| Failure::new(ExitReason::Bug, "RankNotStarted", format!("{what}: {error}"));
+    let Some((program, arguments)) = command.split_first() else { return Err(bug("rank command", &"empty")) };
+    let mut process = Command::new(program);
+    process.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    // One rank never uses the cores of another.
+    process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
+    let mut child = process.spawn().map_err(|error| bug(&program.to_string_lossy(), &error))?;
+    let line = serde_json::to_string(start).map_err(|error| bug("configuration", &error))?;
+    if let Some(input) = &mut child.stdin {
+        // A rank that dies at once is found by its exit, not by this pipe.
+        let _ = writeln!(input, "{line}");
+    }
+    let number = start.rank;
+    if let Some(output) = child.stdout.take() {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                let Ok(line) = line else { break };
+                let event = serde_json::from_str(&line).unwrap_or(Event::Log { message: line });
+                if sender.send(Message::Event(number, event)).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Message::Silent(number));
+        });
+    }
+    Ok(Rank { number, child, ended: None })
+}
+
+/// Checkpoints are atomic, so a rank needs no time to stop.
+fn stop(ranks: &mut [Rank]) {
+    for rank in ranks.iter_mut().filter(|rank| rank.ended.is_none()) {
+        let _ = rank.child.kill();
+    }
+    for rank in ranks.iter_mut().filter(|rank| rank.ended.is_none()) {
+        let _ = rank.child.wait();
+    }
+}
+
+/// A rank that ended without a word.
+fn silent_death(rank: u32, status: ExitStatus) -> TrainerFailure {
+    use std::os::unix::process::ExitStatusExt;
+    let (exit, reason, message) = match (status.code(), status.signal()) {
+        (Some(code), _) => (ExitReason::from_code(code).unwrap_or(ExitReason::Bug), "RankFailed", format!("rank {rank} exited with code {code}")),
+        (None, Some(9)) => {
+            (ExitReason::CollectiveLost, "RankKilled", format!("rank {rank} was killed (signal 9); if nobody did, it ran out of memory"))
+        }
+        (None, signal) => (ExitReason::Bug, "RankCrashed", format!("rank {rank} crashed with signal {}", signal.unwrap_or_default())),
+    };
+    TrainerFailure { exit, reason: reason.into(), message, rank: Some(rank) }
+}

@@ -1,0 +1,154 @@
+//! What a rank process tells its agent, one JSON object per line on its standard output, and how an agent starts it. The
+//! log for people goes to standard error.
+
+use graft_crds::contract::{ExitReason, OutputRef, Progress, TrainerConfig, TrainerFailure};
+use graft_trainer_core::report::HistoryRow;
+use serde::{Deserialize, Serialize};
+
+/// The first line on a rank's standard input; the end of that input means that the agent is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RankStart {
+    /// The pod's configuration.
+    pub config: TrainerConfig,
+    /// Number of the rank in the gang.
+    pub rank: u32,
+    /// Number of the rank in its pod; the index of its GPU.
+    pub local_rank: u32,
+    /// Host of the store.
+    pub store_host: String,
+    /// Port of the store.
+    pub store_port: u16,
+    /// Each generation of a gang meets under a prefix of its own, so that no old member can enter a new one.
+    pub generation: u32,
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+pub enum Event {
+    /// How far the job is.
+    Progress(Progress),
+    /// A sentence for the log.
+    Log {
+        /// The sentence.
+        message: String,
+    },
+    /// An epoch is done.
+    Epoch(HistoryRow),
+    /// The first optimizer step is done.
+    FirstStep {
+        /// When the rank process started, in seconds since 1970.
+        start_unix: f64,
+        /// When the step was done, in seconds since 1970.
+        first_step_unix: f64,
+    },
+    /// An optimizer step is done; durations in seconds.
+    Step(StepTimes),
+    /// The rank gives up.
+    Failed(TrainerFailure),
+    /// The model is written.
+    Output(OutputRef),
+}
+
+/// Where the time of one step went, in seconds. Communication overlaps with the backward pass and is a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepTimes {
+    /// Images of this rank.
+    pub samples: u64,
+    /// Reading and normalising images.
+    pub data: f64,
+    /// Forward pass and loss.
+    pub forward: f64,
+    /// Backward pass with the gradients' exchange.
+    pub backward: f64,
+    /// The optimizer.
+    pub optimizer: f64,
+}
+
+/// A failure with its class; every `?` in a rank ends here.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Failure {
+    /// Class and exit code.
+    pub exit: ExitReason,
+    /// One CamelCase word.
+    pub reason: String,
+    /// What, where, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this class.
+    pub fn new(exit: ExitReason, reason: &str, message: impl Into<String>) -> Self {
+        Self { exit, reason: reason.into(), message: message.into() }
+    }
+
+    /// The spec or a file it names is wrong.
+    pub fn user(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(ExitReason::UserError, reason, message)
+    }
+
+    /// A checkpoint or an output cannot be written or read.
+    pub fn storage(what: &std::path::Path, error: impl std::fmt::Display) -> Self {
+        Self::new(ExitReason::CheckpointError, "StorageFailed", format!("{}: {error}; check the volume of spec.output.uri", what.display()))
+    }
+
+    /// As the contract carries it.
+    #[must_use]
+    pub fn of_rank(&self, rank: Option<u32>) -> TrainerFailure {
+        TrainerFailure { exit: self.exit, reason: self.reason.clone(), message: self.message.clone(), rank }
+    }
+}
+
+impl From<graft_torch::Error> for Failure {
+    fn from(error: graft_torch::Error) -> Self {
+        let text = error.to_string();
+        if error.kind.is_collective() {
+            Self::new(ExitReason::CollectiveLost, "PeerLost", text)
+        } else if text.contains("out of memory") || text.contains("can't allocate memory") {
+            Self::new(ExitReason::DeviceError, "OutOfMemory", format!("{text}; lower spec.fineTune.globalBatchSize or ask for more memory"))
+        } else if text.contains("CUDA") {
+            Self::new(ExitReason::DeviceError, "DeviceFailed", text)
+        } else {
+            Self::new(ExitReason::Bug, "TorchFailed", text)
+        }
+    }
+}
+
+impl From<tch::TchError> for Failure {
+    fn from(error: tch::TchError) -> Self {
+        graft_torch::Error::from_tch("compute", &error).into()
+    }
+}
+
+impl From<graft_data::DataError> for Failure {
+    fn from(error: graft_data::DataError) -> Self {
+        Self::new(ExitReason::DataError, error.reason(), error.to_string())
+    }
+}
+
+impl From<crate::models::ModelError> for Failure {
+    fn from(error: crate::models::ModelError) -> Self {
+        match error {
+            crate::models::ModelError::UnknownLayer { .. } => Self::user("UnknownLayer", format!("spec.fineTune.unfreeze: {error}")),
+            crate::models::ModelError::Classes(_) => Self::user("InvalidTask", format!("spec.task.classes: {error}")),
+            crate::models::ModelError::Torch(error) => error.into(),
+        }
+    }
+}
+
+impl From<crate::weights::WeightsError> for Failure {
+    fn from(error: crate::weights::WeightsError) -> Self {
+        use crate::weights::WeightsError;
+        let text = format!("spec.backbone.weights: {error}");
+        match error {
+            WeightsError::Io { .. } => Self::user("WeightsNotFound", format!("{text}; check uri and the volume that holds it")),
+            WeightsError::Digest { .. } => Self::user("WeightsDigestMismatch", text),
+            WeightsError::Format { .. } => Self::user("WeightsUnreadable", format!("{text}; copy the file again")),
+            WeightsError::Fit { .. } => Self::user("WeightsDoNotFit", format!("{text}; check spec.backbone.architecture")),
+            WeightsError::Torch(error) => error.into(),
+        }
+    }
+}
+
+use graft_torch::tch;

@@ -1,0 +1,87 @@
+//! What a run trains with: the checked data, its decoder, the model and what they came from.
+
+use graft_crds::architectures::Padding;
+use graft_crds::spec::Backbone;
+use graft_data::{Dataset, Geometry, Loader};
+use graft_torch::tch::{Device, Kind, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::event::Failure;
+use crate::models::Model;
+
+/// From bytes to the network's numbers: x ↦ (x / 255 − mean) / std per channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Normaliser {
+    /// Mean per channel, of values in [0, 1].
+    pub mean: [f64; 3],
+    /// Standard deviation per channel.
+    pub std: [f64; 3],
+}
+
+impl Normaliser {
+    /// What the spec says, the rest from the architecture.
+    ///
+    /// # Errors
+    /// A standard deviation that is not above 0.
+    pub(crate) fn resolve(backbone: &Backbone) -> Result<Self, Failure> {
+        let (mut mean, mut std) = backbone.architecture.normalisation();
+        let given = backbone.preprocessing.as_ref();
+        for (target, values) in [(&mut mean, given.and_then(|p| p.mean.as_ref())), (&mut std, given.and_then(|p| p.std.as_ref()))] {
+            for (slot, value) in target.iter_mut().zip(values.into_iter().flatten()) {
+                *slot = value.value();
+            }
+        }
+        if std.iter().any(|s| *s <= 0.0) {
+            return Err(Failure::user("InvalidPreprocessing", "spec.backbone.preprocessing.std must be above 0 for each channel"));
+        }
+        Ok(Self { mean, std })
+    }
+
+    /// Bytes `[N, 3, S, S]` as normalised floats on `device`.
+    pub(crate) fn apply(&self, bytes: &[u8], side: u32, device: Device) -> Result<Tensor, Failure> {
+        let side = i64::from(side);
+        let n = bytes.len() as i64 / (3 * side * side);
+        let images = Tensor::f_from_data_size(bytes, &[n, 3, side, side], Kind::Uint8)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
+        let channel = |values: [f64; 3]| Tensor::from_slice(&values).f_to_kind(Kind::Float)?.f_view([1, 3, 1, 1])?.f_to_device(device);
+        Ok(images.f_div_scalar(255.0)?.f_sub(&channel(self.mean)?)?.f_div(&channel(self.std)?)?)
+    }
+}
+
+/// The padding of strided convolutions: the spec's, else the architecture's.
+pub(crate) fn padding(backbone: &Backbone) -> Padding {
+    backbone.preprocessing.as_ref().and_then(|p| p.padding).unwrap_or_else(|| backbone.architecture.padding())
+}
+
+/// Everything that training, features and evaluation work on.
+pub(crate) struct Recipe {
+    pub(crate) model: Model,
+    pub(crate) dataset: Dataset,
+    pub(crate) loader: Loader,
+    pub(crate) geometry: Geometry,
+    pub(crate) normaliser: Normaliser,
+    pub(crate) padding: Padding,
+    /// SHA-256 of the weights file.
+    pub(crate) weights_digest: String,
+    /// Digest of the labelled data.
+    pub(crate) data_digest: String,
+    pub(crate) seed: u64,
+}
+
+impl Recipe {
+    /// Normalised images by their indices in the data set.
+    pub(crate) fn images(&mut self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
+        let bytes = self.loader.batch(indices)?;
+        self.normaliser.apply(&bytes, self.geometry.size, device)
+    }
+
+    /// Class indices of samples, `[N]`.
+    pub(crate) fn labels(&self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
+        let labels: Vec<i64> = indices.iter().map(|i| self.dataset.samples[*i].label as i64).collect();
+        Ok(Tensor::from_slice(&labels).f_to_device(device)?)
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.dataset.classes.len()
+    }
+}

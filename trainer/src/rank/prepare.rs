@@ -1,0 +1,71 @@
+//! Everything that can be wrong is found here, before the first training step: labels and splits first, then weights and
+//! layer names, then every image is decoded once, each rank its share.
+
+use graft_data::{DecodeCache, Dataset, Geometry, Limits, Loader, data_digest};
+use graft_torch::tch::{Kind, Tensor};
+use graft_trainer_core::sampler;
+
+use super::{Normaliser, Rank, Recipe, inputs};
+use crate::event::Failure;
+use crate::models;
+use crate::weights::{self, HeadPolicy};
+
+/// Bytes of decoded images that each rank keeps; larger data sets are decoded again in each epoch.
+const CACHE: usize = 1 << 30;
+
+pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
+    rank.report();
+    let backbone = rank.config.backbone.clone();
+    let seed = rank.config.fine_tune.as_ref().map_or(0, |f| u64::try_from(f.seed).unwrap_or(0));
+    let normaliser = Normaliser::resolve(&backbone)?;
+    let geometry = Geometry::resolve(backbone.architecture, backbone.preprocessing.as_ref())?;
+    let dataset = Dataset::load(&rank.config.data, &rank.config.task, seed)?;
+    dataset.check_world(rank.world)?;
+
+    let path = graft_data::local_path(&backbone.weights.uri);
+    let weights = weights::load(path, backbone.weights.sha256.as_deref())?;
+    let padding = inputs::padding(&backbone);
+    let mut model = models::build(backbone.architecture, dataset.classes.len() as i64, padding, rank.device, seed)?;
+    let report = weights::apply(&mut model, &weights, HeadPolicy::Drop)?;
+    rank.log(format!(
+        "{}: {} tensors loaded from {}; fresh head for {} classes, left out: {}; not in the model: {}; not in the file: {}",
+        backbone.architecture.name(),
+        report.loaded,
+        path.display(),
+        dataset.classes.len(),
+        list(&report.dropped_head),
+        list(&report.unexpected),
+        list(&report.missing),
+    ));
+    let unfreeze = rank.config.fine_tune.as_ref().map_or_else(Vec::new, |f| f.unfreeze.clone());
+    let summary = model.set_trainable(&unfreeze)?;
+    rank.log(format!("{} numbers are trained ({}), {} stay frozen", summary.trained, list(&summary.groups), summary.frozen));
+
+    let threads = rank.config.gang.threads as usize;
+    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(CACHE));
+    let data_digest = check_images(rank, &dataset, &loader)?;
+    let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
+    rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
+    Ok(Recipe { model, dataset, loader, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// Decode every image once, each rank its share. If any rank finds a bad one, all look at everything, so that the error
+/// names every bad file.
+fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<String, Failure> {
+    let n = dataset.samples.len();
+    let mine = loader.check(sampler::shard(n, rank.rank, rank.world));
+    if rank.any(mine.as_ref().map(drop).map_err(drop))? {
+        loader.check(0..n)?;
+    }
+    let mine: Vec<u8> = mine?.concat();
+    let local = Tensor::f_from_data_size(&mine, &[mine.len() as i64 / 32, 32], Kind::Uint8)?.f_to_device(rank.device)?;
+    let all = rank.gather(&local, n)?.f_flatten(0, 1)?;
+    let bytes = Vec::<u8>::try_from(all.f_to_device(graft_torch::tch::Device::Cpu)?)?;
+    let digests: Vec<[u8; 32]> = bytes.chunks_exact(32).filter_map(|chunk| chunk.try_into().ok()).collect();
+    data_digest(dataset, &digests)
+        .ok_or_else(|| Failure::new(graft_crds::contract::ExitReason::Bug, "DigestsLost", format!("{} digests for {n} images", digests.len())))
+}
