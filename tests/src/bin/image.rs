@@ -10,6 +10,26 @@ use anyhow::{Context, Result, bail};
 use graft_tests::oci::{Entry, Settings, write_image};
 use graft_tests::scenario::TRAINER_IMAGE;
 
+/// What libtorch opens by name on GPUs, so that no header asks for it: its CUDA half, linear algebra, run-time compilation,
+/// and the parts of cuDNN.
+const OPENED_AT_RUN_TIME: &[&str] = &[
+    "libtorch_cuda.so",
+    "libtorch_cuda_linalg.so",
+    "libcaffe2_nvrtc.so",
+    "libnvrtc.so.13",
+    "libnvrtc-builtins.so.13.0",
+    "libcudnn_graph.so.9",
+    "libcudnn_ops.so.9",
+    "libcudnn_cnn.so.9",
+    "libcudnn_adv.so.9",
+    "libcudnn_heuristic.so.9",
+    "libcudnn_engines_precompiled.so.9",
+    "libcudnn_engines_runtime_compiled.so.9",
+];
+
+/// The driver's; a GPU node's container runtime puts it into the container.
+const FROM_THE_DRIVER: &str = "libcuda.so.1";
+
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let (trainer, libtorch, target, wheels) = match &arguments[..] {
@@ -27,11 +47,10 @@ fn main() -> Result<()> {
     }
     let mut libraries = needed(trainer, &search)?;
     if wheels.is_some() {
-        // libtorch loads these by name at run time, so that no program is linked against them.
-        for name in ["libtorch_cuda.so", "libnccl.so.2"] {
+        for name in OPENED_AT_RUN_TIME {
             let path = search.iter().map(|f| f.join(name)).find(|p| p.is_file()).with_context(|| format!("{name} is in none of the wheels"))?;
             libraries.extend(needed(&path, &search)?);
-            libraries.insert(name.to_owned(), path);
+            libraries.insert((*name).to_owned(), path);
         }
     }
     let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
@@ -77,6 +96,9 @@ fn needed(file: &Path, search: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> 
     }
     let mut found = BTreeMap::new();
     for line in text.lines().map(str::trim) {
+        if line.starts_with(FROM_THE_DRIVER) {
+            continue;
+        }
         if line.contains("not found") {
             bail!("{}: {line}", file.display());
         }
