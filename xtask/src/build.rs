@@ -59,14 +59,12 @@ impl Cargo {
         })
     }
 
-    /// Build one program.
+    /// Build one program, with the features that the whole workspace asks for.
     ///
     /// # Errors
     /// It does not compile.
-    pub fn binary(&self, package: &str, name: &str) -> Result<()> {
-        run::step(&format!("compile {name}"), || {
-            run::through(self.command("build").args(["--release", "--quiet", "--package", package, "--bin", name]))
-        })
+    pub fn binary(&self, name: &str) -> Result<()> {
+        run::step(&format!("compile {name}"), || run::through(self.command("build").args(["--release", "--workspace", "--quiet", "--bin", name])))
     }
 
     /// A program that was built.

@@ -1,8 +1,8 @@
 //! The trainer image: compiles the trainer and lets the program `image` of graft-tests pack it with its libraries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::build::Cargo;
 use crate::libtorch;
@@ -24,25 +24,35 @@ pub enum Accelerator {
 /// It does not compile, or a library is not found.
 pub fn build(accelerator: Accelerator) -> Result<PathBuf> {
     let cargo = Cargo::find()?;
-    cargo.binaries()?;
-    let (name, wheels) = match accelerator {
-        Accelerator::None => ("graft-trainer.oci.tar", None),
-        Accelerator::Cuda => ("graft-trainer-cuda.oci.tar", Some(libtorch::cuda_wheels()?)),
+    cargo.binary("image")?;
+    let folder = machine::target().join("image");
+    let (name, trainer, wheels) = match accelerator {
+        Accelerator::None => {
+            cargo.binary("graft-trainer")?;
+            ("graft-trainer.oci.tar", cargo.path("graft-trainer")?, None)
+        }
+        Accelerator::Cuda => {
+            let wheels = libtorch::cuda_wheels()?;
+            ("graft-trainer-cuda.oci.tar", with_nccl(&cargo, &wheels, &folder)?, Some(wheels))
+        }
     };
-    let mut trainer = cargo.path("graft-trainer")?;
-    if let Some(wheels) = &wheels {
-        // A folder of its own, or the next CPU build would find a trainer with other features in its place.
-        let target = machine::target().join("cuda");
-        let includes = ["nvidia/cu13/include", "nvidia/nccl/include"].map(|f| wheels.join(f).display().to_string()).join(":");
-        let mut build = cargo.command("build");
-        build.args(["--release", "--quiet", "--package", "graft-trainer", "--features", "cuda"]);
-        build.env("CARGO_TARGET_DIR", &target).env("GRAFT_CUDA_INCLUDE", includes);
-        run::step("compile the trainer with NCCL", || run::through(&mut build))?;
-        trainer = target.join("release/graft-trainer");
-    }
-    let target = machine::target().join("image").join(name);
+    let target = folder.join(name);
     let mut pack = cargo.built("image")?;
     pack.arg(&trainer).arg(&cargo.libtorch.folder).arg(&target).args(wheels);
-    run::step("write the trainer image", || run::through(&mut pack))?;
+    run::step("write the trainer image", || run::through(pack.stdout(std::io::stderr())))?;
+    println!("{}", target.display());
     Ok(target)
+}
+
+/// Compile the trainer with feature `cuda` and put it aside: the next build without it takes its place in `target/release`.
+fn with_nccl(cargo: &Cargo, wheels: &Path, folder: &Path) -> Result<PathBuf> {
+    let includes = ["nvidia/cu13/include", "nvidia/nccl/include"].map(|f| wheels.join(f).display().to_string()).join(":");
+    let mut build = cargo.command("build");
+    build.args(["--release", "--workspace", "--quiet", "--bin", "graft-trainer", "--features", "graft-trainer/cuda"]);
+    build.env("GRAFT_CUDA_INCLUDE", includes);
+    run::step("compile the trainer with NCCL", || run::through(&mut build))?;
+    std::fs::create_dir_all(folder)?;
+    let aside = folder.join("graft-trainer-cuda");
+    std::fs::copy(cargo.path("graft-trainer")?, &aside).with_context(|| aside.display().to_string())?;
+    Ok(aside)
 }

@@ -119,7 +119,7 @@ fn demo(keep: bool) -> Result<()> {
 
 fn cluster(action: &ClusterAction) -> Result<()> {
     let cargo = setup::everything()?;
-    cargo.binary("graft-tests", "testcluster")?;
+    cargo.binary("testcluster")?;
     let mut program = cargo.built("testcluster")?;
     match action {
         ClusterAction::Up => program.arg("up"),
@@ -131,7 +131,6 @@ fn cluster(action: &ClusterAction) -> Result<()> {
 fn bench(name: &str, arguments: &[String]) -> Result<()> {
     let cargo = setup::everything()?;
     cargo.binaries()?;
-    cargo.binary("graft-tests", "bench")?;
     run::through(cargo.built("bench")?.arg(name).args(arguments))
 }
 

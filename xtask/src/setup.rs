@@ -40,7 +40,7 @@ pub fn everything() -> Result<Cargo> {
         if machine::program("go").is_none() {
             bail!("go is missing: the test cluster is compiled from Kubernetes' own Go modules; install Go 1.26 or newer");
         }
-        cargo.binary("graft-tests", "testcluster")?;
+        cargo.binary("testcluster")?;
         run::step("programs of the test cluster (about 12 minutes at first, then cached)", || {
             run::through(cargo.built("testcluster")?.arg("programs"))
         })?;
