@@ -46,8 +46,10 @@ fn check(job: &Value) -> Result<(), TrainerFailure> {
         return Err(spec_failure("InvalidSpec", format!("apiVersion is {}, this graft knows {expected}", job["apiVersion"])));
     }
     let schema = crd::schema();
-    let mut problems: Vec<String> =
-        crd::unknown_fields(&schema, job).into_iter().map(|path| format!("unknown field \"{path}\"; `kubectl explain tj.spec` lists the fields")).collect();
+    let mut problems: Vec<String> = crd::unknown_fields(&schema, job)
+        .into_iter()
+        .map(|path| format!("unknown field \"{path}\"; `kubectl explain tj.spec` lists the fields"))
+        .collect();
     if job["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
         problems.push("metadata.name: Required value".into());
     }

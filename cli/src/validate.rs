@@ -56,7 +56,12 @@ fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFa
     let mut model = models::build(architecture, classes, padding, Device::Cpu, 0).map_err(|e| spec_failure("InvalidModel", e.to_string()))?;
     let loaded = weights::load(local_path(&source.uri), source.sha256.as_deref()).map_err(|e| spec_failure("InvalidWeights", e.to_string()))?;
     let report = weights::apply(&mut model, &loaded, HeadPolicy::Drop).map_err(|e| spec_failure("InvalidWeights", e.to_string()))?;
-    println!("{} of the weights' tensors fit {}, {} are left out", report.loaded, architecture.name(), report.unexpected.len() + report.dropped_head.len());
+    println!(
+        "{} of the weights' tensors fit {}, {} are left out",
+        report.loaded,
+        architecture.name(),
+        report.unexpected.len() + report.dropped_head.len()
+    );
     if let Some(fine_tune) = &spec.fine_tune {
         let summary = model.set_trainable(&fine_tune.unfreeze).map_err(|e| spec_failure("UnknownLayer", e.to_string()))?;
         println!("fine-tuning trains {} of {} numbers: {}", summary.trained, summary.trained + summary.frozen, summary.groups.join(", "));
