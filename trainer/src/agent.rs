@@ -219,6 +219,8 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     process.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
+    // glibc gives large blocks back to the kernel at once and gets them zeroed again in the next step: keep them.
+    process.envs([("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "17179869184"), ("MALLOC_TOP_PAD_", "67108864")]);
     let mut child = process.spawn().map_err(|error| bug(&program.to_string_lossy(), &error))?;
     let line = serde_json::to_string(start).map_err(|error| bug("configuration", &error))?;
     if let Some(input) = &mut child.stdin {

@@ -4,7 +4,7 @@
 use super::{WeightsError, tensor};
 use graft_torch::tch::{Device, Kind, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -61,9 +61,22 @@ pub fn save_safetensors<'a>(
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         views.push((*name, view.map_err(|e| format(format!("tensor {name}: {e}")))?));
     }
-    let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| format(e.to_string()))?;
+    let bytes = safetensors::serialize(views, None).map_err(|e| format(e.to_string()))?;
+    let bytes = with_metadata(&bytes, metadata).ok_or_else(|| format("the header just written cannot be read".to_owned()))?;
     write_whole(path, &bytes).map_err(|source| WeightsError::Io { path: path.to_owned(), source })
+}
+
+/// Puts metadata into a file's header in sorted order. The crate would take it as a map in random order, and the same model
+/// would be another file each time.
+fn with_metadata(file: &[u8], metadata: &BTreeMap<String, String>) -> Option<Vec<u8>> {
+    let (length, rest) = file.split_first_chunk::<8>()?;
+    let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let tensors = std::str::from_utf8(header).ok()?.trim_end().strip_prefix('{')?;
+    let comma = if tensors == "}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{}{comma}{tensors}", serde_json::to_string(metadata).ok()?);
+    // Tensors begin at a multiple of eight bytes.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    Some([&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat())
 }
 
 fn bytes_of(tensor: &Tensor) -> Result<(Dtype, Vec<u8>), String> {
