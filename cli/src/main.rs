@@ -59,7 +59,7 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         seed: u64,
         /// Number of phantom patients, and of textures per class
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 120)]
         patients: usize,
     },
     /// One rank, started by `run`

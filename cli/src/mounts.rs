@@ -23,7 +23,8 @@ impl FromStr for Mount {
             return Err(wanted());
         }
         let outside = std::path::absolute(outside).map_err(|e| format!("{outside}: {e}"))?;
-        Ok(Self { inside: inside.trim_end_matches('/').to_owned(), outside })
+        // Collecting the components drops a slash at the end.
+        Ok(Self { inside: inside.trim_end_matches('/').to_owned(), outside: outside.components().collect() })
     }
 }
 
@@ -61,7 +62,7 @@ mod tests {
             ("file:///data/weights/w.pth", "file:///b/w.pth"),
             ("file:///data2/x", "file:///c/data2/x"),
         ] {
-            assert_eq!(rewrite(uri, &mounts).replace("//w.pth", "/w.pth"), wanted, "{uri}");
+            assert_eq!(rewrite(uri, &mounts), wanted, "{uri}");
         }
         assert_eq!(rewrite("file:///elsewhere", &mounts[..2]), "file:///elsewhere");
     }
