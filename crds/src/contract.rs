@@ -138,7 +138,9 @@ pub enum ConfigError {
     #[error("trainer configuration: {0}; operator and trainer must be of the same release")]
     Json(#[from] serde_json::Error),
     /// Another contract version.
-    #[error("trainer configuration has contract version {found:?}, this trainer speaks {CONTRACT_VERSION}; use the trainer image of the operator's release")]
+    #[error(
+        "trainer configuration has contract version {found:?}, this trainer speaks {CONTRACT_VERSION}; use the trainer image of the operator's release"
+    )]
     Version {
         /// What it said.
         found: Option<u64>,
@@ -175,16 +177,8 @@ pub enum ExitReason {
 
 impl ExitReason {
     /// Every reason.
-    pub const ALL: &'static [Self] = &[
-        Self::Ok,
-        Self::UserError,
-        Self::DataError,
-        Self::DeviceError,
-        Self::Bug,
-        Self::CheckpointError,
-        Self::Preempted,
-        Self::CollectiveLost,
-    ];
+    pub const ALL: &'static [Self] =
+        &[Self::Ok, Self::UserError, Self::DataError, Self::DeviceError, Self::Bug, Self::CheckpointError, Self::Preempted, Self::CollectiveLost];
 
     /// The exit code of the process.
     #[must_use]

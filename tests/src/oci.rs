@@ -87,7 +87,8 @@ pub fn write_image(target: &Path, image: &str, layers: &[Vec<Entry>], settings: 
     }))?;
     let manifest_digest = hex(&Sha256::digest(&manifest));
     let mut top = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest_digest, manifest.len() as u64);
-    top["annotations"] = json!({"io.containerd.image.name": image, "org.opencontainers.image.ref.name": image.rsplit(':').next().unwrap_or("latest")});
+    top["annotations"] =
+        json!({"io.containerd.image.name": image, "org.opencontainers.image.ref.name": image.rsplit(':').next().unwrap_or("latest")});
     let index = serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [top]}))?;
 
     let partial = scratch.path().join("image.tar");
@@ -163,10 +164,8 @@ mod tests {
     #[test]
     fn the_same_input_gives_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let layer = vec![
-            Entry::Folder { path: "tmp".into(), mode: 0o1777 },
-            Entry::Bytes { path: "bin/x".into(), content: b"x".to_vec(), mode: 0o755 },
-        ];
+        let layer =
+            vec![Entry::Folder { path: "tmp".into(), mode: 0o1777 }, Entry::Bytes { path: "bin/x".into(), content: b"x".to_vec(), mode: 0o755 }];
         let digests: Vec<String> = ["a.tar", "b.tar"]
             .iter()
             .map(|name| {

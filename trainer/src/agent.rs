@@ -81,8 +81,12 @@ pub fn run(config: TrainerConfig, index: u32, mut options: AgentOptions) -> Term
 /// The summary of an agent that cannot even begin.
 #[must_use]
 pub fn refuse(failure: &Failure, termination_log: Option<&Path>) -> TerminationSummary {
-    let summary =
-        TerminationSummary { exit: failure.exit, progress: graft_crds::contract::Progress::default(), failure: Some(failure.of_rank(None)), output: None };
+    let summary = TerminationSummary {
+        exit: failure.exit,
+        progress: graft_crds::contract::Progress::default(),
+        failure: Some(failure.of_rank(None)),
+        output: None,
+    };
     write_message(termination_log, &summary);
     summary
 }

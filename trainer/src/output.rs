@@ -168,7 +168,9 @@ pub struct Trained {
 /// # Errors
 /// `OutputIncomplete` when a file is missing or is not the one that was written.
 pub fn load(folder: &Path) -> Result<Trained, Failure> {
-    let incomplete = |what: String| Failure::user("OutputIncomplete", format!("{}: {what}; the run that wrote it did not end, or the files were changed", folder.display()));
+    let incomplete = |what: String| {
+        Failure::user("OutputIncomplete", format!("{}: {what}; the run that wrote it did not end, or the files were changed", folder.display()))
+    };
     let text = fs::read(folder.join(MANIFEST)).map_err(|e| incomplete(format!("{MANIFEST}: {e}")))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| incomplete(format!("{MANIFEST}: {e}")))?;
     for (name, expected) in &manifest.files {
@@ -239,7 +241,8 @@ pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verifie
     let pairs = fresh.iter().flatten().zip(stored.iter().flatten());
     let largest_difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     if fresh.len() != stored.len() || !(largest_difference <= TOLERANCE) {
-        let text = format!("{}: predictions differ by {largest_difference:.1e} from the stored ones; the images are not those of the run", folder.display());
+        let text =
+            format!("{}: predictions differ by {largest_difference:.1e} from the stored ones; the images are not those of the run", folder.display());
         return Err(Failure::user("PredictionsDiffer", text));
     }
     Ok(Verified { images: fresh.len(), largest_difference })

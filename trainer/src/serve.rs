@@ -44,7 +44,8 @@ impl Metrics {
             percent: Gauge::new("graft_trainer_progress_ratio", "Share of the whole job that is done, 0 to 1.")?,
             quality: GaugeVec::new(Opts::new("graft_trainer_metric", "Metrics by split."), &["split", "name"])?,
             steps: HistogramVec::new(
-                HistogramOpts::new("graft_trainer_step_seconds", "Duration of the parts of a training step; communication overlaps with backward.").buckets(buckets),
+                HistogramOpts::new("graft_trainer_step_seconds", "Duration of the parts of a training step; communication overlaps with backward.")
+                    .buckets(buckets),
                 &["part"],
             )?,
         };
@@ -89,7 +90,9 @@ impl Board {
             }
             Event::Step(times) => {
                 metrics.samples.inc_by(times.samples);
-                for (part, seconds) in [("data", times.data), ("forward", times.forward), ("backward", times.backward), ("optimizer", times.optimizer)] {
+                for (part, seconds) in
+                    [("data", times.data), ("forward", times.forward), ("backward", times.backward), ("optimizer", times.optimizer)]
+                {
                     metrics.steps.with_label_values(&[part]).observe(seconds);
                 }
             }
@@ -147,7 +150,11 @@ async fn http(listener: std::net::TcpListener, board: Arc<Mutex<Board>>) {
             "/progress",
             get(move || {
                 let body = progress.lock().ok().and_then(|board| serde_json::to_string(&board.progress).ok());
-                async move { body.map_or(StatusCode::INTERNAL_SERVER_ERROR.into_response(), |b| ([(header::CONTENT_TYPE, "application/json")], b).into_response()) }
+                async move {
+                    body.map_or(StatusCode::INTERNAL_SERVER_ERROR.into_response(), |b| {
+                        ([(header::CONTENT_TYPE, "application/json")], b).into_response()
+                    })
+                }
             }),
         )
         .route(

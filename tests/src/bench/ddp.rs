@@ -25,7 +25,8 @@ pub(super) fn run() -> Result<()> {
             spec["head"] = serde_json::json!({"epochs": 1});
         })?;
         ours.push(speed(&std::fs::read_to_string(output.join("history.csv"))?).context("history.csv has no speed of fine-tuning")?);
-        let peer = local::reference("ddp_step.py", &["--batch", &BATCH.to_string(), "--epochs", &EPOCHS.to_string(), "--images", "425", "--size", "128"])?;
+        let peer =
+            local::reference("ddp_step.py", &["--batch", &BATCH.to_string(), "--epochs", &EPOCHS.to_string(), "--images", "425", "--size", "128"])?;
         theirs.push(peer["images_per_second"].as_f64().context("images_per_second")?);
         println!("round {round}: {:.1} images/s, PyTorch {:.1}", ours[round], theirs[round]);
     }

@@ -31,7 +31,8 @@ pub(super) fn run() -> Result<()> {
         let running = |s: &graft_crds::status::TransferJobStatus| s.phase == Some(Phase::Running) && s.progress.as_ref().is_some_and(|p| p.epoch > 0);
         scenario::wait_for(&lab.cluster, (NAMESPACE, &name), Duration::from_secs(300), |_| {}, running)?;
         let audit = fs::read_to_string(lab.cluster.audit_log())?;
-        let created = moment(&audit, |e| e["verb"] != "get" && e["objectRef"]["resource"] == "jobs" && named(e, &name)).context("no Job in the audit log")?;
+        let created =
+            moment(&audit, |e| e["verb"] != "get" && e["objectRef"]["resource"] == "jobs" && named(e, &name)).context("no Job in the audit log")?;
         let log = kubectl(&lab.cluster, &["logs", "-n", NAMESPACE, "-l", &format!("graft.dev/job={name}"), "--tail=-1", "--prefix=false"])?;
         let (process, step) = trainer_moments(&log).context("the trainer's log has no start_unix and first_step_unix")?;
         parts.push([created - applied, process - created, step - process, step - applied]);

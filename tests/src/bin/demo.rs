@@ -51,7 +51,8 @@ fn demo(work: &Path, image: Option<&Path>, keep: bool) -> Result<()> {
     step("load the written model in a fresh process and compare with the stored predictions");
     let model = models.join(&material.job);
     graft(&["verify", &model.to_string_lossy(), "--mount", &mount("/data", &material.data)])?;
-    let files: Vec<String> = fs::read_dir(&model)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| !n.starts_with('.')).collect();
+    let files: Vec<String> =
+        fs::read_dir(&model)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| !n.starts_with('.')).collect();
     println!("{}: {}", model.display(), files.join(", "));
     println!("demo done");
     Ok(())
@@ -68,7 +69,14 @@ fn material(work: &Path) -> Result<Material> {
     let data = work.join("data");
     let folder = data.to_string_lossy().into_owned();
     graft(&["generate", &folder])?;
-    graft(&["run", &examples.join("phantom-source.yaml").to_string_lossy(), "--mount", &mount("/data", &data), "--mount", &mount("/models", &data.join("models"))])?;
+    graft(&[
+        "run",
+        &examples.join("phantom-source.yaml").to_string_lossy(),
+        "--mount",
+        &mount("/data", &data),
+        "--mount",
+        &mount("/models", &data.join("models")),
+    ])?;
     Ok(Material { data, example: examples.join("phantom.yaml"), job: "phantom".into() })
 }
 

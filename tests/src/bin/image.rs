@@ -68,8 +68,7 @@ fn main() -> Result<()> {
         base.push(Entry::File { path: format!("{folder}/{name}"), source, mode: 0o755 });
     }
     let binary = vec![Entry::File { path: "graft-trainer".into(), source: trainer.clone(), mode: 0o755 }];
-    let settings =
-        Settings { entrypoint: vec!["/graft-trainer".into()], env: vec!["LD_LIBRARY_PATH=/lib".into()], user: "65532:65532".into() };
+    let settings = Settings { entrypoint: vec!["/graft-trainer".into()], env: vec!["LD_LIBRARY_PATH=/lib".into()], user: "65532:65532".into() };
     let bytes = write_image(target, TRAINER_IMAGE, &[base, binary], &settings)?;
     println!("{}: {TRAINER_IMAGE}, {} MB", target.display(), bytes / 1_000_000);
     Ok(())

@@ -26,7 +26,8 @@ pub(super) const EVALUATION_BATCH: usize = 32;
 pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTune) -> Result<Option<String>, Failure> {
     let train = recipe.dataset.range(Split::Train).len();
     let batch = usize::try_from(settings.global_batch_size).unwrap_or(1).min(train);
-    let sampler = Sampler::new(train, batch, rank.world, recipe.seed).map_err(|e| Failure::user("InvalidBatchSize", format!("spec.fineTune: {e}")))?;
+    let sampler =
+        Sampler::new(train, batch, rank.world, recipe.seed).map_err(|e| Failure::user("InvalidBatchSize", format!("spec.fineTune: {e}")))?;
     let epochs = u64::try_from(settings.epochs).unwrap_or(1);
 
     let mut trainer = Trainer::new(rank, recipe, settings)?;
@@ -58,7 +59,8 @@ impl Trainer {
             Reducer::new(&rank.group, &named, ReducerSettings::default())?
         };
         let optimizer = Optimizer::new(settings.optimizer.clone(), parameters)?;
-        let inputs = digest_of("fine-tune", 1, &description(rank, recipe, settings)).map_err(|e| Failure::new(ExitReason::Bug, "NoDigest", e.to_string()))?;
+        let inputs =
+            digest_of("fine-tune", 1, &description(rank, recipe, settings)).map_err(|e| Failure::new(ExitReason::Bug, "NoDigest", e.to_string()))?;
         let checkpoints = Checkpoints::new(rank, inputs.clone());
         Ok(Self { optimizer, reducer, checkpoints, notes: Notes::default(), best: Vec::new(), inputs })
     }
@@ -156,8 +158,10 @@ impl Trainer {
     fn save(&mut self, rank: &mut Rank, moving: &[(String, Tensor)], epoch: u64) -> Result<(), Failure> {
         self.notes.history.clone_from(&rank.history);
         if rank.rank == 0 {
-            let prefixed = |prefix: &str, list: &[(String, Tensor)]| list.iter().map(|(n, t)| (format!("{prefix}{n}"), t.detach())).collect::<Vec<_>>();
-            let tensors = [prefixed("model/", moving), prefixed("best/", &self.best), self.optimizer.state()].into_iter().flatten().collect::<Vec<_>>();
+            let prefixed =
+                |prefix: &str, list: &[(String, Tensor)]| list.iter().map(|(n, t)| (format!("{prefix}{n}"), t.detach())).collect::<Vec<_>>();
+            let tensors =
+                [prefixed("model/", moving), prefixed("best/", &self.best), self.optimizer.state()].into_iter().flatten().collect::<Vec<_>>();
             let reference = self.checkpoints.write(epoch, &tensors, &self.notes)?;
             rank.checkpointed(reference);
         }

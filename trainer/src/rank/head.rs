@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
 use graft_data::Split;
-use graft_torch::tch::{Device, Kind, Reduction, Tensor, no_grad};
 use graft_torch::memory;
+use graft_torch::tch::{Device, Kind, Reduction, Tensor, no_grad};
 use graft_trainer_core::report::HistoryRow;
 use graft_trainer_core::sampler::permutation;
 
@@ -38,7 +38,8 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
     let mut best: Option<(f64, u64, Tensor, Tensor)> = None;
     for epoch in 0..epochs {
         let began = Instant::now();
-        let order: Vec<i64> = permutation(train.len(), recipe.seed ^ 0x4845_4144, u32::try_from(epoch).unwrap_or(u32::MAX)).iter().map(|i| *i as i64).collect();
+        let order: Vec<i64> =
+            permutation(train.len(), recipe.seed ^ 0x4845_4144, u32::try_from(epoch).unwrap_or(u32::MAX)).iter().map(|i| *i as i64).collect();
         let mut total = 0.0;
         for chunk in order.chunks(batch) {
             let pick = Tensor::from_slice(chunk);

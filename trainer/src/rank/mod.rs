@@ -200,7 +200,9 @@ impl Rank {
     fn epoch_done(&mut self, row: HistoryRow) {
         self.progress.epoch = row.epoch;
         self.progress.loss = Some(row.train_loss);
-        for (name, value) in [("validation_loss", row.validation_loss), ("validation_auroc", row.validation_auroc), ("validation_accuracy", row.validation_accuracy)] {
+        for (name, value) in
+            [("validation_loss", row.validation_loss), ("validation_auroc", row.validation_auroc), ("validation_accuracy", row.validation_accuracy)]
+        {
             if let Some(value) = value {
                 self.progress.metrics.insert(name.into(), value);
             }

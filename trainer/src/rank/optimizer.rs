@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use graft_crds::spec::{Optimizer as Settings, OptimizerName};
-use graft_torch::tch::{Kind, Tensor};
 use graft_torch::optim::{AdamState, AdamStep, Momentum, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd};
+use graft_torch::tch::{Kind, Tensor};
 
 use crate::event::Failure;
 
@@ -28,7 +28,8 @@ impl Optimizer {
         let (names, parameters): (Vec<_>, Vec<_>) = parameters.into_iter().unzip();
         let zeros = || parameters.iter().map(|p: &Tensor| p.detach().f_zeros_like()).collect::<Result<Vec<_>, _>>();
         let (first, second) = (zeros()?, zeros()?);
-        let steps: Result<Vec<_>, _> = parameters.iter().map(|p| Tensor::f_zeros([1], (Kind::Float, p.device())).and_then(|t| t.f_squeeze())).collect();
+        let steps: Result<Vec<_>, _> =
+            parameters.iter().map(|p| Tensor::f_zeros([1], (Kind::Float, p.device())).and_then(|t| t.f_squeeze())).collect();
         Ok(Self { settings, names, first, second, steps: steps?, parameters })
     }
 

@@ -1,7 +1,7 @@
 //! Everything that can be wrong is found here, before the first training step: labels and splits first, then weights and
 //! layer names, then every image is decoded once, each rank its share.
 
-use graft_data::{DecodeCache, Dataset, Geometry, Limits, Loader, data_digest};
+use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
