@@ -5,10 +5,10 @@ use graft_crds::TransferJobSpec;
 use graft_crds::contract::{ExitReason, TrainerFailure};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Split, local_path};
 use graft_torch::tch::Device;
+use graft_trainer::event::Failure;
 use graft_trainer::models;
+use graft_trainer::rank::padding;
 use graft_trainer::weights::{self, HeadPolicy};
-
-use crate::job::spec_failure;
 
 fn data_failure(error: &DataError) -> TrainerFailure {
     // Here no termination message limits the text: every place of every finding.
@@ -51,11 +51,11 @@ fn print_counts(dataset: &Dataset) {
 
 fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFailure> {
     let (architecture, source) = (spec.backbone.architecture, &spec.backbone.weights);
-    let padding = spec.backbone.preprocessing.as_ref().and_then(|p| p.padding).unwrap_or_else(|| architecture.padding());
+    let failed = |failure: Failure| failure.of_rank(None);
     let classes = i64::try_from(classes).unwrap_or(i64::MAX);
-    let mut model = models::build(architecture, classes, padding, Device::Cpu, 0).map_err(|e| spec_failure("InvalidModel", e.to_string()))?;
-    let loaded = weights::load(local_path(&source.uri), source.sha256.as_deref()).map_err(|e| spec_failure("InvalidWeights", e.to_string()))?;
-    let report = weights::apply(&mut model, &loaded, HeadPolicy::Drop).map_err(|e| spec_failure("InvalidWeights", e.to_string()))?;
+    let mut model = models::build(architecture, classes, padding(&spec.backbone), Device::Cpu, 0).map_err(|e| failed(e.into()))?;
+    let loaded = weights::load(local_path(&source.uri), source.sha256.as_deref()).map_err(|e| failed(e.into()))?;
+    let report = weights::apply(&mut model, &loaded, HeadPolicy::Drop).map_err(|e| failed(e.into()))?;
     println!(
         "{} of the weights' tensors fit {}, {} are left out",
         report.loaded,
@@ -63,7 +63,7 @@ fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFa
         report.unexpected.len() + report.dropped_head.len()
     );
     if let Some(fine_tune) = &spec.fine_tune {
-        let summary = model.set_trainable(&fine_tune.unfreeze).map_err(|e| spec_failure("UnknownLayer", e.to_string()))?;
+        let summary = model.set_trainable(&fine_tune.unfreeze).map_err(|e| failed(e.into()))?;
         println!("fine-tuning trains {} of {} numbers: {}", summary.trained, summary.trained + summary.frozen, summary.groups.join(", "));
     }
     Ok(())

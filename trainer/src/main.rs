@@ -1,4 +1,5 @@
-//! The image's one binary: `agent` supervises a pod's ranks, `rank` is one of them, `verify` checks a written model.
+//! The image's one binary: `agent` supervises a pod's ranks, `rank` is one of them, `verify` checks a written model, `check`
+//! shows that image and devices work.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use graft_crds::contract::{ExitReason, TerminationSummary, TrainerConfig};
+use graft_torch::tch::{Cuda, Device, Kind, Tensor};
 use graft_trainer::agent::{self, AgentOptions, Serve};
 use graft_trainer::event::{Event, Failure};
 use graft_trainer::{output, rank};
@@ -35,6 +37,8 @@ enum Task {
     /// One rank, started by an agent
     #[command(hide = true)]
     Rank,
+    /// Add two numbers on every device that is there, and say which these are
+    Check,
     /// Load a written model afresh and compare it with its stored predictions
     Verify {
         /// The folder with model.json
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
     match Arguments::parse().task {
         Task::Agent { config, index, termination_log } => supervise(&config, index, termination_log),
         Task::Rank => rank::main(),
+        Task::Check => check(),
         Task::Verify { model } => match output::verify(&model, |uri| graft_data::local_path(uri).to_path_buf()) {
             Ok(verified) => {
                 println!("{} images, largest difference {:.1e}", verified.images, verified.largest_difference);
@@ -57,6 +62,21 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+fn check() -> ExitCode {
+    let gpus = usize::try_from(Cuda::device_count()).unwrap_or(0);
+    for device in std::iter::once(Device::Cpu).chain((0..gpus).map(Device::Cuda)) {
+        let sum = Tensor::f_ones([2], (Kind::Float, device)).and_then(|ones| ones.f_sum(Kind::Float)?.f_double_value(&[]));
+        match sum {
+            Ok(sum) => println!("{device:?}: 1 + 1 = {sum}"),
+            Err(error) => {
+                eprintln!("error: {device:?}: {}", graft_torch::Error::from_tch("add", &error));
+                return ExitCode::from(ExitReason::DeviceError.code());
+            }
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> ExitCode {

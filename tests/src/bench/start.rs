@@ -2,7 +2,8 @@
 //! from the API server's audit log and from the trainer's log; both clocks are this machine's.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use graft_crds::status::Phase;
@@ -39,7 +40,9 @@ pub(super) fn run() -> Result<()> {
         kubectl(&lab.cluster, &["delete", "tj", &name, "-n", NAMESPACE, "--wait=true"])?;
     }
     let part = |i: usize| median(&parts.iter().map(|p| p[i]).collect::<Vec<_>>());
+    let first_tensor = median(&(0..2 * ROUNDS).map(|_| first_tensor()).collect::<Result<Vec<_>>>()?);
     let rows = [
+        Row::new("trainer start to first tensor operation", first_tensor, "s", Aim::AtMost(0.6)),
         Row::new("apply to Job created (operator)", part(0), "s", Aim::None),
         Row::new("Job created to trainer process (Kubernetes)", part(1), "s", Aim::None),
         Row::new("trainer process to first step (data checked, weights read)", part(2), "s", Aim::None),
@@ -47,6 +50,14 @@ pub(super) fn run() -> Result<()> {
     ];
     print("start", &conditions(), &rows);
     Ok(())
+}
+
+/// Duration of a whole `graft-trainer check`: loading libtorch, one sum, and the exit.
+fn first_tensor() -> Result<f64> {
+    let began = Instant::now();
+    let output = Command::new(scenario::binary("graft-trainer")?).arg("check").output()?;
+    anyhow::ensure!(output.status.success(), "graft-trainer check: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(began.elapsed().as_secs_f64())
 }
 
 fn seconds(time: SystemTime) -> f64 {

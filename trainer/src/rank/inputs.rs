@@ -49,7 +49,8 @@ impl Normaliser {
 }
 
 /// The padding of strided convolutions: the spec's, else the architecture's.
-pub(crate) fn padding(backbone: &Backbone) -> Padding {
+#[must_use]
+pub fn padding(backbone: &Backbone) -> Padding {
     backbone.preprocessing.as_ref().and_then(|p| p.padding).unwrap_or_else(|| backbone.architecture.padding())
 }
 

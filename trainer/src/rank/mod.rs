@@ -27,8 +27,8 @@ use graft_trainer_core::sampler;
 use crate::event::{Event, Failure, RankStart};
 use crate::output;
 
-pub(crate) use inputs::Normaliser;
-pub(crate) use inputs::Recipe;
+pub use inputs::padding;
+pub(crate) use inputs::{Normaliser, Recipe};
 
 /// A lost peer is noticed by its broken connection; this only bounds waiting for one that is slow.
 const PATIENCE: Duration = Duration::from_secs(3600);

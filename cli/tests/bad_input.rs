@@ -1,0 +1,122 @@
+//! Bad input, one clear error each: `graft validate` and `graft run` give the same exit code and reason, name the place and
+//! the remedy, and nothing has been trained. The trainer's pods run the same code.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+
+use common::{Run, Site, graft};
+use serde_json::{Value, json};
+
+/// Validate and run this job; both must refuse it with `code`, `reason` and every one of `parts`.
+fn refused(site: &Site, change: impl Fn(&mut Value), code: i32, reason: &str, parts: &[&str]) {
+    let job = site.job("refused", |job| change(job)).to_string_lossy().into_owned();
+    for verb in ["validate", "run"] {
+        let run = Run::of(graft(&[verb, &job]));
+        let error = run.stderr.lines().filter(|l| l.starts_with("error: ")).collect::<Vec<_>>();
+        assert_eq!(error.len(), 1, "{verb} must give one error, not {}:\n{}", error.len(), run.stderr);
+        assert_eq!(run.code, Some(code), "{verb}: {}", run.stderr);
+        assert!(error[0].starts_with(&format!("error: {reason}: ")), "{verb} must say {reason}: {}", run.stderr);
+        for part in parts {
+            assert!(run.stderr.contains(part), "{verb} must say {part:?}: {}", run.stderr);
+        }
+        assert!(!run.stdout.contains("firstStep"), "{verb} trained");
+    }
+    assert!(!site.path("refused/manifest.json").exists() && !site.path("refused/.graft/checkpoints").exists());
+}
+
+const USER: i32 = 64;
+const DATA: i32 = 65;
+
+#[test]
+fn weights_that_are_missing_truncated_changed_or_of_another_shape() {
+    let site = Site::new();
+    let weights = |name: &str| {
+        let uri = site.uri(name);
+        move |job: &mut Value| job["spec"]["backbone"]["weights"]["uri"] = uri.clone().into()
+    };
+    refused(&site, weights("nowhere.pth"), USER, "WeightsNotFound", &["nowhere.pth", "spec.backbone.weights"]);
+    let whole = site.read("weights.safetensors");
+    fs::write(site.path("short.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    refused(&site, weights("short.safetensors"), USER, "WeightsUnreadable", &["short.safetensors", "copy the file again"]);
+    refused(
+        &site,
+        |job| job["spec"]["backbone"]["weights"]["sha256"] = "0".repeat(64).into(),
+        USER,
+        "WeightsDigestMismatch",
+        &["weights.safetensors", "000000"],
+    );
+    refused(&site, |job| job["spec"]["backbone"]["architecture"] = "resnet18".into(), USER, "WeightsDoNotFit", &["conv1.weight", "resnet18"]);
+}
+
+#[test]
+fn names_that_do_not_exist() {
+    let site = Site::new();
+    refused(&site, |job| job["spec"]["backbone"]["architecture"] = "mobilenet_v1_25".into(), USER, "InvalidSpec", &["spec.backbone.architecture", "mobilenet_v1_025"]);
+    refused(&site, |job| job["spec"]["fineTune"]["unfreeze"] = json!(["layer4"]), USER, "UnknownLayer", &["spec.fineTune.unfreeze", "layer4", "26"]);
+    refused(&site, |job| job["spec"]["data"]["columns"]["patient"] = "pateint".into(), DATA, "ColumnNotFound", &["manifest.csv", "pateint", "patient"]);
+    refused(&site, |job| job["spec"]["data"]["train"]["uri"] = site.uri("phantoms").into(), DATA, "DataNotFound", &["phantoms"]);
+    refused(&site, |job| job["spec"]["fineTune"]["epoch"] = 3.into(), USER, "InvalidSpec", &["spec.fineTune.epoch"]);
+}
+
+#[test]
+fn labels_splits_and_patients() {
+    let site = Site::new();
+    let good = site.text("phantom/manifest.csv");
+    let lines = |change: &dyn Fn(usize, &str) -> Option<String>| {
+        fs::write(site.path("phantom/manifest.csv"), &good).unwrap();
+        site.manifest(change);
+    };
+    lines(&|row, line| Some(if row == 5 { line.replace(",lesion,", ",,").replace(",normal,", ",,") } else { line.into() }));
+    refused(&site, |_| {}, DATA, "MissingLabel", &["manifest.csv:5", "label"]);
+    lines(&|row, line| Some(if row > 1 { line.replace(",test,", ",train,") } else { line.into() }));
+    refused(&site, |_| {}, DATA, "EmptySplit", &["test"]);
+    lines(&|_, line| Some(if line.contains(",test,") { line.replace(",lesion,", ",tumour,") } else { line.into() }));
+    let open = |job: &mut Value| drop(job["spec"].as_object_mut().unwrap().remove("task"));
+    refused(&site, open, DATA, "UnknownClass", &["tumour", "manifest.csv:"]);
+    lines(&|row, line| Some(if row == 2 { line.replace(",train,", ",test,") } else { line.into() }));
+    refused(&site, |_| {}, DATA, "PatientInTwoSplits", &["manifest.csv", "2"]);
+    let said = Run::of(graft(&["validate", &site.path("refused.json").to_string_lossy()])).stderr;
+    assert!(!said.contains("phantom-000"), "a patient id in an error: {said}");
+}
+
+#[test]
+fn images_that_do_not_decode_are_all_listed() {
+    let site = Site::new();
+    let bad = ["patient-000-slice-1.png", "patient-004-slice-0.png", "patient-013-slice-2.png"];
+    for name in bad {
+        let path = site.path("phantom/images").join(name);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
+    }
+    refused(&site, |_| {}, DATA, "UndecodableInput", &bad);
+}
+
+#[test]
+fn more_processes_than_samples() {
+    let site = Site::new();
+    site.manifest(|row, line| (row == 1 || !line.contains(",train,") || line.contains("patient-000") || line.contains("patient-001")).then(|| line.to_owned()));
+    refused(&site, |job| job["spec"]["workers"] = json!({"replicas": 4, "processes": 2}), DATA, "TooFewSamples", &["6", "8"]);
+}
+
+#[test]
+fn an_output_that_cannot_be_written() {
+    let site = Site::new();
+    fs::write(site.path("file"), b"").unwrap();
+    let job = site.job("refused", |job| job["spec"]["output"]["uri"] = site.uri("file/out").into());
+    let run = Run::of(graft(&["run", &job.to_string_lossy()]));
+    assert_eq!(run.code, Some(USER));
+    assert!(run.stderr.contains("OutputNotWritable") && run.stderr.contains("spec.output.uri"), "{}", run.stderr);
+}
+
+#[test]
+fn a_file_that_is_no_job() {
+    let site = Site::new();
+    for (text, reason) in [("a: [", "InvalidYaml"), ("kind: Pod", "NoTransferJob")] {
+        fs::write(site.path("odd.yaml"), text).unwrap();
+        let run = Run::of(graft(&["validate", &site.path("odd.yaml").to_string_lossy()]));
+        assert_eq!(run.code, Some(USER));
+        assert!(run.stderr.contains(reason) && run.stderr.contains("odd.yaml"), "{}", run.stderr);
+    }
+}

@@ -1,0 +1,215 @@
+//! `graft run` with real ranks, real torch and real files: what it writes, that the same seed writes the same, what it does
+//! when a rank is killed or it is told to stop, and what it does not do twice.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+
+use common::{Run, Site, children, command, graft, signal};
+use graft_torch::tch::Tensor;
+use serde_json::Value;
+
+#[test]
+fn a_run_writes_a_whole_model_that_verifies() {
+    let site = Site::new();
+    let run = site.run("whole", |_| {});
+    let summary = run.summary();
+    assert_eq!(summary["exit"], "Ok");
+    for metric in ["auroc", "accuracy", "f1", "sensitivity", "specificity"] {
+        let value = summary["progress"]["metrics"][metric].as_f64().unwrap_or_else(|| panic!("{metric}: {summary}"));
+        assert!((0.0..=1.0).contains(&value), "{metric} is {value}");
+    }
+    assert_eq!(summary["progress"]["percent"], 100.0);
+
+    let predictions = site.text("whole/predictions.csv");
+    let mut rows = csv::Reader::from_reader(predictions.as_bytes());
+    assert_eq!(rows.headers().unwrap(), vec!["input", "patient", "label", "probability_normal", "probability_lesion"]);
+    let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 12, "four of twenty patients are in the test split, three slices each");
+    for row in &rows {
+        let sum: f64 = row.iter().skip(3).map(|p| p.parse::<f64>().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{row:?}");
+        assert!(!row[1].contains("phantom") && !row[1].is_empty(), "a patient id in {row:?}");
+    }
+    assert!(!run.stdout.contains("phantom-0"), "a patient id in the log");
+
+    let history = site.text("whole/history.csv");
+    let stages: Vec<&str> = history.lines().skip(1).filter_map(|l| l.split(',').next()).collect();
+    assert_eq!(stages.iter().filter(|s| **s == "fineTune").count(), 2);
+    assert_eq!(stages.iter().filter(|s| **s == "head").count(), 20);
+    let description: Value = serde_json::from_slice(&site.read("whole/model.json")).unwrap();
+    assert_eq!((description["architecture"].as_str(), description["classes"][1].as_str()), (Some("mobilenet_v1_025"), Some("lesion")));
+
+    let verified = graft(&["verify", &site.path("whole").to_string_lossy()]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    // A file that was changed after the run is found.
+    let mut model = site.read("whole/model.safetensors");
+    *model.last_mut().unwrap() ^= 1;
+    fs::write(site.path("whole/model.safetensors"), model).unwrap();
+    let verified = Run::of(graft(&["verify", &site.path("whole").to_string_lossy()]));
+    assert_eq!(verified.code, Some(64));
+    assert!(verified.stderr.contains("OutputIncomplete") && verified.stderr.contains("model.safetensors"), "{}", verified.stderr);
+    // And without a manifest nothing is taken for whole.
+    fs::remove_file(site.path("whole/manifest.json")).unwrap();
+    assert!(Run::of(graft(&["verify", &site.path("whole").to_string_lossy()])).stderr.contains("OutputIncomplete"));
+}
+
+#[test]
+fn only_what_is_unfrozen_moves() {
+    let site = Site::new();
+    site.run("frozen", |_| {});
+    let (before, after) = (graft_trainer::weights::load(&site.path("weights.safetensors"), None).unwrap().tensors, site.model("frozen"));
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    for (name, tensor) in &after {
+        let trained = ["25.", "26.", "27."].iter().any(|prefix| name.starts_with(prefix));
+        let same = tensor.size() == before[name].size() && tensor.equal(&before[name]);
+        assert_eq!(same, !trained, "{name}");
+    }
+}
+
+#[test]
+fn the_same_seed_writes_the_same_files() {
+    let site = Site::new();
+    site.run("first", |_| {});
+    site.run("second", |_| {});
+    site.run("other", |job| job["spec"]["fineTune"]["seed"] = 1.into());
+    for file in ["model.safetensors", "predictions.csv", "metrics.json"] {
+        assert!(site.read(&format!("first/{file}")) == site.read(&format!("second/{file}")), "{file} differs between two runs of one seed");
+    }
+    assert!(site.read("first/model.safetensors") != site.read("other/model.safetensors"), "the seed does nothing");
+}
+
+#[test]
+fn features_are_extracted_once() {
+    let site = Site::new();
+    let frozen = |job: &mut Value| drop(job["spec"].as_object_mut().unwrap().remove("fineTune"));
+    let first = site.run("features", frozen);
+    assert!(!first.logs("features are reused"));
+    let second = site.run("features", |job| {
+        frozen(job);
+        job["spec"]["head"]["epochs"] = 5.into();
+    });
+    assert!(second.logs("features are reused"), "{}", second.stdout);
+    // A damaged artefact is made again, not used.
+    let part = walk(&site.path("features/.graft/features")).into_iter().find(|p| p.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    let mut bytes = fs::read(&part).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&part, bytes).unwrap();
+    let third = site.run("features", frozen);
+    assert!(!third.logs("features are reused"));
+    assert_eq!(first.summary()["progress"]["metrics"], third.summary()["progress"]["metrics"]);
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    entries.flat_map(|e| if e.path().is_dir() { walk(&e.path()) } else { vec![e.path()] }).collect()
+}
+
+/// Long enough to be killed in the middle.
+fn long(job: &mut Value) {
+    job["spec"]["fineTune"]["epochs"] = 12.into();
+    job["spec"]["backbone"]["preprocessing"]["size"] = 64.into();
+}
+
+/// Start a run and read on until its second checkpoint is written.
+fn until_checkpoint(site: &Site, name: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command(&["run", &site.job(name, long).to_string_lossy()]).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    loop {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "the run ended before its second checkpoint");
+        let event: Value = serde_json::from_str(&line).unwrap();
+        if event["checkpoint"]["epoch"].as_u64() >= Some(2) {
+            return (child, output);
+        }
+    }
+}
+
+fn rest(mut child: Child, mut output: BufReader<std::process::ChildStdout>) -> Run {
+    let mut stdout = String::new();
+    std::io::Read::read_to_string(&mut output, &mut stdout).unwrap();
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
+    Run { code: child.wait().unwrap().code(), stdout, stderr }
+}
+
+#[test]
+fn a_killed_rank_ends_the_run_and_the_next_goes_on_to_the_same_model() {
+    let site = Site::new();
+    site.run("calm", long);
+    let (child, output) = until_checkpoint(&site, "hurt");
+    let ranks = children(child.id());
+    assert_eq!(ranks.len(), 2);
+    signal(ranks[1], "KILL");
+    let run = rest(child, output);
+    let summary = run.summary();
+    assert_eq!((run.code, summary["exit"].as_str(), summary["failure"]["reason"].as_str()), (Some(86), Some("CollectiveLost"), Some("RankKilled")));
+    assert!(!site.path("hurt/manifest.json").exists());
+    assert!(ranks.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()), "a rank outlives its agent");
+
+    let again = site.run("hurt", long);
+    assert!(again.logs("going on after epoch"), "{}", again.stdout);
+    for file in ["model.safetensors", "predictions.csv"] {
+        assert!(site.read(&format!("calm/{file}")) == site.read(&format!("hurt/{file}")), "{file} differs after the interruption");
+    }
+    let epochs = |name: &str| site.text(&format!("{name}/history.csv")).lines().filter(|l| l.starts_with("fineTune,")).count();
+    assert_eq!((epochs("calm"), epochs("hurt")), (12, 12));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_left_aside() {
+    let site = Site::new();
+    site.run("calm", long);
+    let (child, output) = until_checkpoint(&site, "hurt");
+    signal(child.id(), "KILL");
+    rest(child, output);
+    let mut states: Vec<_> = walk(&site.path("hurt/.graft/checkpoints")).into_iter().filter(|p| p.ends_with("state.safetensors")).collect();
+    states.retain(|p| p.to_string_lossy().contains("/epoch-"));
+    states.sort();
+    let newest = states.last().unwrap();
+    let mut bytes = fs::read(newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(newest, bytes).unwrap();
+    let again = site.run("hurt", long);
+    assert!(again.logs("it is left aside") && again.logs("going on after epoch"), "{}", again.stdout);
+    assert!(site.read("calm/model.safetensors") == site.read("hurt/model.safetensors"));
+}
+
+#[test]
+fn sigterm_is_never_a_success() {
+    let site = Site::new();
+    let (child, output) = until_checkpoint(&site, "stopped");
+    signal(child.id(), "TERM");
+    let run = rest(child, output);
+    let summary = run.summary();
+    assert_eq!((run.code, summary["exit"].as_str(), summary["failure"]["reason"].as_str()), (Some(85), Some("Preempted"), Some("Terminated")));
+    assert!(summary["progress"]["checkpoint"]["epoch"].as_u64() >= Some(2), "{summary}");
+    assert!(!site.path("stopped/manifest.json").exists());
+}
+
+/// The sum of the batch's gradients does not depend on how many ranks it is cut over. (MobileNetV1 has no batch statistics.)
+#[test]
+fn one_step_on_several_ranks_is_one_step_of_the_joint_batch() {
+    let site = Site::new();
+    for ranks in [1, 2, 3] {
+        site.run(&format!("ranks-{ranks}"), |job| {
+            job["spec"]["workers"]["processes"] = ranks.into();
+            job["spec"]["fineTune"] = serde_json::json!({"unfreeze": ["*"], "epochs": 1, "globalBatchSize": 36, "optimizer": {"name": "sgd", "learningRate": "0.1"}});
+        });
+    }
+    let alone = site.model("ranks-1");
+    let begin = graft_trainer::weights::load(&site.path("weights.safetensors"), None).unwrap().tensors;
+    for ranks in [2, 3] {
+        for (name, tensor) in site.model(&format!("ranks-{ranks}")).iter().filter(|(name, _)| !name.starts_with("27.")) {
+            let distance = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+            let moved = distance(&alone[name], &begin[name]);
+            assert!(moved > 0.0, "{name} did not move: the comparison says nothing");
+            assert!(distance(tensor, &alone[name]) <= 1e-5, "{name} on {ranks} ranks differs by {}", distance(tensor, &alone[name]));
+        }
+    }
+}

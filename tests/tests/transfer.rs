@@ -1,0 +1,185 @@
+//! TransferJobs from `kubectl apply` to a model on a real node: two restricted pods, the real trainer, and what goes wrong in
+//! the life of a cluster. The data are generated; `demo.rs` takes the real ones.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
+use graft_tests::cluster::can_run_node;
+use graft_tests::lab::{Lab, NAMESPACE};
+use graft_tests::scenario::{Operator, binary, kubectl, status, wait_for, workspace};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Epochs of the run that is disturbed: enough to be in their midst.
+const EPOCHS: u64 = 20;
+
+struct Site {
+    lab: Lab,
+    data: tempfile::TempDir,
+}
+
+impl Site {
+    fn start() -> Self {
+        let data = tempfile::Builder::new().prefix("graft-data-").tempdir().unwrap();
+        let made = Command::new(binary("graft").unwrap()).arg("generate").arg(data.path()).args(["--patients", "30"]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let open = Command::new("chmod").args(["-R", "a+rX"]).arg(data.path()).status().unwrap();
+        assert!(open.success());
+        Self { lab: Lab::with_data(data.path()).unwrap(), data }
+    }
+
+    /// `examples/phantom.yaml` from fresh weights at 64 pixels, after `change`.
+    fn apply(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let text = fs::read_to_string(workspace().join("examples/phantom.yaml")).unwrap();
+        let mut job: Value = serde_saphyr::from_str(&text).unwrap();
+        job["metadata"]["name"] = name.into();
+        let spec = &mut job["spec"];
+        spec["backbone"]["weights"]["uri"] = "file:///data/weights/fresh-resnet18.safetensors".into();
+        spec["backbone"]["preprocessing"] = json!({"size": 64, "fit": "stretch"});
+        spec["fineTune"]["epochs"] = 2.into();
+        spec["recovery"] = json!({"backoffSeconds": 0});
+        spec["output"]["uri"] = format!("file:///models/{name}").into();
+        change(&mut job);
+        let file = self.lab.work.path().join(format!("{name}.json"));
+        fs::write(&file, job.to_string()).unwrap();
+        self.lab.apply(&file).unwrap();
+    }
+
+    fn until(&self, name: &str, done: impl Fn(&TransferJobStatus) -> bool) -> TransferJobStatus {
+        let found = wait_for(&self.lab.cluster, (NAMESPACE, name), PATIENCE, |_| {}, done);
+        found.unwrap_or_else(|e| panic!("{e}\n{}\n{}", self.describe(name), fs::read_to_string(self.log()).unwrap_or_default()))
+    }
+
+    fn end(&self, name: &str, phase: Phase) -> TransferJobStatus {
+        let end = self.until(name, |s| s.phase.is_some_and(Phase::is_terminal));
+        assert_eq!(end.phase, Some(phase), "{:#?}\n{}", end.failure, self.describe(name));
+        end
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&self.lab.cluster, arguments).unwrap()
+    }
+
+    fn describe(&self, name: &str) -> String {
+        let pods = self.kubectl(&["describe", "pods", "-n", NAMESPACE, "-l", &format!("graft.dev/job={name}")]);
+        pods + &self.kubectl(&["logs", "-n", NAMESPACE, "-l", &format!("graft.dev/job={name}"), "--prefix", "--tail=50"])
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.lab.work.path().join("operator.log")
+    }
+
+    fn names(&self, kind: &str, job: &str) -> Vec<String> {
+        let text = self.kubectl(&["get", kind, "-n", NAMESPACE, "-l", &format!("graft.dev/job={job}"), "-o", "name"]);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn verify(&self, name: &str) {
+        let mount = format!("/data={}", self.data.path().display());
+        let output = Command::new(binary("graft").unwrap()).arg("verify").arg(self.lab.models().join(name)).args(["--mount", &mount]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn transfer_jobs_on_a_node() {
+    if let Err(reason) = can_run_node() {
+        println!("skipped transfer_jobs_on_a_node: {reason}");
+        return;
+    }
+    let mut site = Site::start();
+    explained(&site);
+    from_apply_to_a_model(&site);
+    a_finished_job_stays_finished(&site);
+    bad_data_fails_once(&site);
+    an_image_that_is_not_there_is_told(&site);
+    lost_pods_and_operators_lose_nothing(&mut site);
+}
+
+fn explained(site: &Site) {
+    let text = site.kubectl(&["explain", "tj.spec.fineTune"]);
+    for part in ["epochs", "Default: 10", "globalBatchSize", "Images in one optimizer step"] {
+        assert!(text.contains(part), "kubectl explain lacks {part:?}:\n{text}");
+    }
+}
+
+fn from_apply_to_a_model(site: &Site) {
+    site.apply("calm", |_| {});
+    let end = site.end("calm", Phase::Succeeded);
+    assert!(end.metrics.contains_key("auroc") && end.output.is_some() && end.restarts.total == 0, "{end:#?}");
+    let wide = site.kubectl(&["get", "tj", "calm", "-n", NAMESPACE, "-o", "wide"]);
+    for part in ["Succeeded", "100%", "auroc=", "resnet18", "2"] {
+        assert!(wide.contains(part), "{part} is missing in\n{wide}");
+    }
+    site.kubectl(&["wait", "--for=condition=Complete", "tj/calm", "-n", NAMESPACE, "--timeout=5s"]);
+    site.verify("calm");
+    let logs = site.kubectl(&["logs", "-n", NAMESPACE, "-l", "graft.dev/job=calm", "--tail=-1"]);
+    assert!(!logs.contains("phantom-0"), "a patient id in the log");
+}
+
+fn a_finished_job_stays_finished(site: &Site) {
+    site.kubectl(&["delete", "job,service,configmap", "-n", NAMESPACE, "-l", "graft.dev/job=calm"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(site.names("job,pod", "calm").is_empty());
+    assert_eq!(status(&site.lab.cluster, NAMESPACE, "calm").unwrap().phase, Some(Phase::Succeeded));
+}
+
+fn bad_data_fails_once(site: &Site) {
+    site.apply("bad", |job| job["spec"]["data"]["columns"]["label"] = "lable".into());
+    let end = site.end("bad", Phase::Failed);
+    let failure = end.failure.unwrap();
+    assert_eq!((failure.class, failure.reason.as_str(), end.restarts.total), (FailureClass::DataError, "ColumnNotFound", 0));
+    assert!(failure.message.contains("manifest.csv") && failure.message.contains("label"), "{}", failure.message);
+    let events = site.kubectl(&["get", "events", "-n", NAMESPACE, "--field-selector", "involvedObject.name=bad", "-o", "jsonpath={.items[*].reason}"]);
+    assert!(events.contains("ColumnNotFound"), "{events}");
+}
+
+fn an_image_that_is_not_there_is_told(site: &Site) {
+    site.apply("typo", |job| job["spec"]["image"] = "docker.io/library/no-such-trainer:1".into());
+    let told = site.until("typo", |s| s.failure.is_some());
+    let failure = told.failure.unwrap();
+    assert_eq!(failure.class, FailureClass::PodNotStarted);
+    assert!(failure.message.contains("no-such-trainer"), "{}", failure.message);
+    site.kubectl(&["delete", "tj", "typo", "-n", NAMESPACE]);
+}
+
+/// The operator is killed while the gang trains, and a pod is deleted while it is away.
+fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
+    site.apply("hurt", |job| job["spec"]["fineTune"]["epochs"] = EPOCHS.into());
+    // Status hears of a checkpoint up to ten seconds later; the folder shows it at once.
+    let until = Instant::now() + PATIENCE;
+    while !second_checkpoint(&site.lab.models().join("hurt/.graft/checkpoints")) {
+        assert!(Instant::now() < until, "{}", site.describe("hurt"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let log = site.log();
+    kill_hard(site.lab.operator.pid());
+    let victim = site.names("pod", "hurt").pop().unwrap();
+    site.kubectl(&["delete", "-n", NAMESPACE, &victim, "--grace-period=1", "--wait=true"]);
+    site.lab.operator = Operator::start(&site.lab.cluster, &log).unwrap();
+    let end = site.end("hurt", Phase::Succeeded);
+    assert!(end.attempt >= 1, "{end:#?}");
+    let history = fs::read_to_string(site.lab.models().join("hurt/history.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = history.lines().filter(|l| l.starts_with("fineTune,")).map(|l| l.split(',').collect()).collect();
+    let numbers: Vec<u64> = rows.iter().map(|r| r[1].parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=EPOCHS).collect::<Vec<_>>(), "each epoch counts once");
+    assert_eq!((rows[0][2], rows[rows.len() - 1][2]), ("0", end.attempt.to_string().as_str()), "the second attempt goes on from the checkpoint");
+    site.verify("hurt");
+}
+
+fn second_checkpoint(runs: &Path) -> bool {
+    let epochs = fs::read_dir(runs).into_iter().flatten().flatten().flat_map(|run| fs::read_dir(run.path()).into_iter().flatten().flatten());
+    epochs.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("epoch-000002"))
+}
+
+fn kill_hard(pid: u32) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    // The process is this one's child: it stays as a zombie until it is reaped, but it holds nothing any more.
+    while fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).is_ok_and(|s| !s.contains(") Z ")) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
