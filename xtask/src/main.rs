@@ -7,6 +7,7 @@ mod image;
 mod libtorch;
 mod lint;
 mod machine;
+mod reference;
 mod run;
 mod setup;
 mod suite;
@@ -61,6 +62,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the goldens anew with PyTorch, torchvision and timm in an environment of their own
+    Reference {
+        /// Only make the environment, which benchmarks with a peer in PyTorch need
+        #[arg(long)]
+        environment_only: bool,
+    },
     /// Print shell lines that let cargo be called without xtask
     Env,
 }
@@ -97,6 +104,8 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Image { cuda: true } => image::build(Accelerator::Cuda).map(drop),
         Task::Cluster { action } => cluster(&action),
         Task::Bench { name, arguments } => bench(&name, &arguments),
+        Task::Reference { environment_only: true } => reference::environment().map(drop),
+        Task::Reference { environment_only: false } => reference::goldens(),
         Task::Env => {
             print!("{}", libtorch::find_or_install()?.exports());
             Ok(())

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// Every benchmark with what it measures.
 pub const ALL: &[(&str, &str)] = &[
-    ("parity", "features of test images against PyTorch, and one step on two ranks against one process"),
+    ("parity", "features of test images against PyTorch's on the same weights"),
     ("covid-ct", "accuracy and AUROC on COVID-CT's official split after fine-tuning, five seeds"),
     ("start", "kubectl apply to the first training step, in parts"),
     ("operator", "memory when idle, and writes to the API server over a job's life"),

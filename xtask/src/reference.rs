@@ -1,0 +1,66 @@
+//! The Python environment that Graft is compared with, and the goldens that it makes. Nothing but tests and benchmarks ever
+//! uses it; every package in `reference.txt` is pinned and checked by digest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::machine;
+use crate::run;
+
+/// Folders of `tests/reference` that the script writes.
+const MADE: [&str; 2] = ["goldens", "fixtures"];
+
+/// The environment's Python; installed at first use, and anew when the list of packages has changed.
+///
+/// # Errors
+/// There is no python3 of a version that the wheels are for, or pip fails.
+pub fn environment() -> Result<PathBuf> {
+    let folder = machine::cache()?.join("reference-venv");
+    let list = machine::workspace().join("xtask/reference.txt");
+    let wanted = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    if fs::read_to_string(folder.join("reference.txt")).ok() != Some(wanted.clone()) {
+        run::step("install PyTorch, torchvision and timm (2.5 GB download, 5 GB on disk)", || install(&folder, &list, &wanted))?;
+    }
+    Ok(folder.join("bin/python"))
+}
+
+/// Make goldens and fixtures anew with PyTorch, and say where they lie.
+///
+/// # Errors
+/// The environment cannot be made, or the script fails.
+pub fn goldens() -> Result<()> {
+    let python = environment()?;
+    let folder = machine::workspace().join("tests/reference");
+    let mut script = Command::new(python);
+    script.arg(folder.join("reference.py")).args(MADE);
+    if let Some(data) = machine::real_data() {
+        script.arg("real").arg(data.join("weights"));
+    }
+    run::step("run tests/reference/reference.py", || run::through(&mut script))?;
+    eprintln!("── {}: `git diff --stat` shows what changed", folder.display());
+    Ok(())
+}
+
+/// An environment is whole when its list of packages lies in it: that file comes last.
+fn install(folder: &Path, list: &Path, wanted: &str) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let made = run::output(Command::new("python3").args(["-m", "venv"]).arg(folder));
+    made.context("it needs python3 with venv (Debian: python3-venv)")?;
+    let mut pip = Command::new(folder.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary=:all:", "--disable-pip-version-check", "--no-compile"]);
+    pip.arg("--progress-bar").arg(if run::watched() { "on" } else { "off" });
+    pip.stdout(std::io::stderr()).arg("-r").arg(list);
+    if let Err(error) = run::through(&mut pip) {
+        bail!("{error:#}; the wheels are for CPython 3.11 to 3.13 on x86-64 Linux, and python3 here is {}", python_version());
+    }
+    fs::write(folder.join("reference.txt"), wanted).with_context(|| folder.display().to_string())
+}
+
+fn python_version() -> String {
+    run::output(Command::new("python3").arg("--version")).map_or_else(|e| e.to_string(), |text| text.trim().to_owned())
+}
