@@ -53,9 +53,21 @@ fn weights_that_are_missing_truncated_changed_or_of_another_shape() {
 #[test]
 fn names_that_do_not_exist() {
     let site = Site::new();
-    refused(&site, |job| job["spec"]["backbone"]["architecture"] = "mobilenet_v1_25".into(), USER, "InvalidSpec", &["spec.backbone.architecture", "mobilenet_v1_025"]);
+    refused(
+        &site,
+        |job| job["spec"]["backbone"]["architecture"] = "mobilenet_v1_25".into(),
+        USER,
+        "InvalidSpec",
+        &["spec.backbone.architecture", "mobilenet_v1_025"],
+    );
     refused(&site, |job| job["spec"]["fineTune"]["unfreeze"] = json!(["layer4"]), USER, "UnknownLayer", &["spec.fineTune.unfreeze", "layer4", "26"]);
-    refused(&site, |job| job["spec"]["data"]["columns"]["patient"] = "pateint".into(), DATA, "ColumnNotFound", &["manifest.csv", "pateint", "patient"]);
+    refused(
+        &site,
+        |job| job["spec"]["data"]["columns"]["patient"] = "pateint".into(),
+        DATA,
+        "ColumnNotFound",
+        &["manifest.csv", "pateint", "patient"],
+    );
     refused(&site, |job| job["spec"]["data"]["train"]["uri"] = site.uri("phantoms").into(), DATA, "DataNotFound", &["phantoms"]);
     refused(&site, |job| job["spec"]["fineTune"]["epoch"] = 3.into(), USER, "InvalidSpec", &["spec.fineTune.epoch"]);
 }
@@ -96,7 +108,9 @@ fn images_that_do_not_decode_are_all_listed() {
 #[test]
 fn more_processes_than_samples() {
     let site = Site::new();
-    site.manifest(|row, line| (row == 1 || !line.contains(",train,") || line.contains("patient-000") || line.contains("patient-001")).then(|| line.to_owned()));
+    site.manifest(|row, line| {
+        (row == 1 || !line.contains(",train,") || line.contains("patient-000") || line.contains("patient-001")).then(|| line.to_owned())
+    });
     refused(&site, |job| job["spec"]["workers"] = json!({"replicas": 4, "processes": 2}), DATA, "TooFewSamples", &["6", "8"]);
 }
 

@@ -199,7 +199,8 @@ fn one_step_on_several_ranks_is_one_step_of_the_joint_batch() {
     for ranks in [1, 2, 3] {
         site.run(&format!("ranks-{ranks}"), |job| {
             job["spec"]["workers"]["processes"] = ranks.into();
-            job["spec"]["fineTune"] = serde_json::json!({"unfreeze": ["*"], "epochs": 1, "globalBatchSize": 36, "optimizer": {"name": "sgd", "learningRate": "0.1"}});
+            job["spec"]["fineTune"] =
+                serde_json::json!({"unfreeze": ["*"], "epochs": 1, "globalBatchSize": 36, "optimizer": {"name": "sgd", "learningRate": "0.1"}});
         });
     }
     let alone = site.model("ranks-1");

@@ -80,7 +80,8 @@ impl Site {
 
     fn verify(&self, name: &str) {
         let mount = format!("/data={}", self.data.path().display());
-        let output = Command::new(binary("graft").unwrap()).arg("verify").arg(self.lab.models().join(name)).args(["--mount", &mount]).output().unwrap();
+        let output =
+            Command::new(binary("graft").unwrap()).arg("verify").arg(self.lab.models().join(name)).args(["--mount", &mount]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -134,7 +135,8 @@ fn bad_data_fails_once(site: &Site) {
     let failure = end.failure.unwrap();
     assert_eq!((failure.class, failure.reason.as_str(), end.restarts.total), (FailureClass::DataError, "ColumnNotFound", 0));
     assert!(failure.message.contains("manifest.csv") && failure.message.contains("label"), "{}", failure.message);
-    let events = site.kubectl(&["get", "events", "-n", NAMESPACE, "--field-selector", "involvedObject.name=bad", "-o", "jsonpath={.items[*].reason}"]);
+    let events =
+        site.kubectl(&["get", "events", "-n", NAMESPACE, "--field-selector", "involvedObject.name=bad", "-o", "jsonpath={.items[*].reason}"]);
     assert!(events.contains("ColumnNotFound"), "{events}");
 }
 
