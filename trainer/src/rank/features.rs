@@ -48,7 +48,7 @@ pub(super) fn extract(rank: &mut Rank, recipe: &mut Recipe, trained: Option<Stri
     rank.begin(Stage::Features, 1, 0);
     let there = if rank.rank == 0 { read(&folder, n).ok_or(()) } else { Err(()) };
     // Rank 0 looked; the others hear of it as the smallest answer.
-    let reuse = !rank.any(if rank.rank == 0 { there.as_ref().map(drop).map_err(|()| ()) } else { Ok(()) })?;
+    let reuse = !rank.any(if rank.rank == 0 && there.is_err() { Err(()) } else { Ok(()) })?;
     if reuse {
         rank.log(format!("features are reused: {}", folder.display()));
         rank.record(n);

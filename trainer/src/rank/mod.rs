@@ -214,7 +214,7 @@ impl Rank {
 
     /// Epochs of the head are many and short: told now and then.
     fn head_epoch_done(&mut self, row: HistoryRow) {
-        if row.epoch % 10 == 0 {
+        if row.epoch.is_multiple_of(10) {
             self.epoch_done(row);
         } else {
             self.progress.epoch = row.epoch;
