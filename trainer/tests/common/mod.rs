@@ -1,9 +1,9 @@
 //! A small job on generated images and freshly initialised weights, and the agent as a pod would start it.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "test helpers; each test file uses some of them")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use graft_crds::Architecture;
@@ -68,11 +68,6 @@ impl Site {
         let lines = BufReader::new(child.stdout.take().unwrap());
         Agent { child, lines, termination }
     }
-
-    /// Run the job to its end.
-    pub fn run(&self, job: &Value) -> Ended {
-        self.start(job).finish(|_, _| {})
-    }
 }
 
 pub struct Agent {
@@ -105,22 +100,6 @@ impl Agent {
     }
 }
 
-impl Ended {
-    pub fn logged(&self, words: &str) -> bool {
-        self.events.iter().any(|e| matches!(e, Event::Log { message } if message.contains(words)))
-    }
-}
-
-/// Process ids of the children of a process.
-pub fn children(pid: u32) -> Vec<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    text.split_whitespace().map(str::to_owned).collect()
-}
-
 pub fn signal(name: &str, pid: &str) {
     assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
-}
-
-pub fn tensors(folder: &Path) -> BTreeMap<String, graft_torch::tch::Tensor> {
-    weights::load(&folder.join("model.safetensors"), None).unwrap().tensors
 }

@@ -1,0 +1,69 @@
+//! The agent as a pod starts it: what it answers over HTTP, leaves as its termination message, and exits with.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::Command;
+
+use common::{Site, signal};
+use graft_crds::contract::{ExitReason, Stage, TerminationSummary};
+use graft_trainer::event::Event;
+use serde_json::json;
+
+#[test]
+fn sigterm_is_never_success() {
+    let site = Site::new();
+    let mut told = false;
+    let ended = site.start(&site.job("out")).finish(|pid, event| {
+        if matches!(event, Event::Epoch(_)) && !told {
+            signal("-TERM", &pid.to_string());
+            told = true;
+        }
+    });
+    assert_eq!((ended.code, ended.summary.exit), (Some(85), ExitReason::Preempted));
+    assert!(ended.summary.progress.checkpoint.is_none_or(|c| c.epoch >= 1));
+}
+
+#[test]
+fn a_configuration_of_another_release() {
+    let site = Site::new();
+    let path = site.path("config.json");
+    fs::write(&path, r#"{"contractVersion": 99}"#).unwrap();
+    let message = site.path("termination");
+    let status = Command::new(common::TRAINER).arg("agent").arg("--config").arg(&path).arg("--termination-log").arg(&message).status().unwrap();
+    assert_eq!(status.code(), Some(64));
+    let summary = TerminationSummary::from_message(&fs::read_to_string(&message).unwrap()).unwrap();
+    assert_eq!(summary.failure.unwrap().reason, "ConfigRejected");
+}
+
+#[test]
+fn an_agent_answers_over_http_while_it_trains() {
+    let site = Site::new();
+    let mut job = site.job("out");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    job["gang"]["httpPort"] = json!(port);
+    let mut answers = Vec::new();
+    let ended = site.start(&job).finish(|_, event| {
+        if matches!(event, Event::Epoch(row) if row.stage == Stage::FineTune && row.epoch == 2) {
+            answers = ["/progress", "/metrics", "/healthz"].map(|path| get(port, path)).to_vec();
+        }
+    });
+    assert_eq!(ended.code, Some(0));
+    let progress: graft_crds::contract::Progress = serde_json::from_str(&answers[0]).unwrap();
+    assert!(progress.step > 0 && progress.percent > 0.0, "{progress:?}");
+    for name in ["graft_trainer_samples_total", "graft_trainer_step_seconds_bucket{part=\"backward\"", "graft_trainer_loss", "graft_trainer_metric{"]
+    {
+        assert!(answers[1].contains(name), "{name} is not in:\n{}", answers[1]);
+    }
+    assert_eq!(answers[2], "ok\n");
+}
+
+fn get(port: u16, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
