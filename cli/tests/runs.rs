@@ -114,6 +114,7 @@ fn long(job: &mut Value) {
     job["spec"]["backbone"]["preprocessing"]["size"] = 64.into();
 }
 
+#[expect(clippy::zombie_processes, reason = "the caller waits")]
 /// Start a run and read on until its second checkpoint is written.
 fn until_checkpoint(site: &Site, name: &str) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = command(&["run", &site.job(name, long).to_string_lossy()]).spawn().unwrap();
@@ -206,10 +207,9 @@ fn one_step_on_several_ranks_is_one_step_of_the_joint_batch() {
     let alone = site.model("ranks-1");
     let begin = graft_trainer::weights::load(&site.path("weights.safetensors"), None).unwrap().tensors;
     for ranks in [2, 3] {
+        let distance = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        assert!(distance(&alone["26.conv.weight"], &begin["26.conv.weight"]) > 1e-4, "the step changed nothing: the comparison says nothing");
         for (name, tensor) in site.model(&format!("ranks-{ranks}")).iter().filter(|(name, _)| !name.starts_with("27.")) {
-            let distance = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
-            let moved = distance(&alone[name], &begin[name]);
-            assert!(moved > 0.0, "{name} did not move: the comparison says nothing");
             assert!(distance(tensor, &alone[name]) <= 1e-5, "{name} on {ranks} ranks differs by {}", distance(tensor, &alone[name]));
         }
     }

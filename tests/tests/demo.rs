@@ -33,13 +33,17 @@ fn on_real_data() {
         println!("skipped on_real_data: {reason}");
         return;
     }
-    let text = demo(|command| drop(command.env("GRAFT_DATA", data).arg("--image").arg(image().unwrap())));
+    let text = demo(|command| {
+        command.env("GRAFT_DATA", data).arg("--image").arg(image().unwrap());
+    });
     says(&text, &["COVID-CT and ImageNet weights", "kubectl get tj -o wide", "auroc", "203 stored predictions", "demo done"]);
 }
 
 #[test]
 fn on_generated_data_without_a_node() {
     // Without programs in the path a machine cannot hold a node, and graft needs none.
-    let text = demo(|command| drop(command.env("GRAFT_DATA", "/nonexistent").env("PATH", "")));
+    let text = demo(|command| {
+        command.env("GRAFT_DATA", "/nonexistent").env("PATH", "");
+    });
     says(&text, &["generating phantom lung slices", "ip is missing", "`graft run` instead", "auroc", "stored predictions", "demo done"]);
 }

@@ -80,23 +80,20 @@ pub struct Agent {
 pub struct Ended {
     pub code: Option<i32>,
     pub summary: TerminationSummary,
-    pub events: Vec<Event>,
 }
 
 impl Agent {
     /// Hear every event, calling `seen` with the agent's process id.
     pub fn finish(mut self, mut seen: impl FnMut(u32, &Event)) -> Ended {
-        let mut events = Vec::new();
         let pid = self.child.id();
         for line in (&mut self.lines).lines() {
             if let Ok(event) = serde_json::from_str::<Event>(&line.unwrap()) {
                 seen(pid, &event);
-                events.push(event);
             }
         }
         let code = self.child.wait().unwrap().code();
         let text = std::fs::read_to_string(&self.termination).unwrap();
-        Ended { code, summary: TerminationSummary::from_message(&text).unwrap(), events }
+        Ended { code, summary: TerminationSummary::from_message(&text).unwrap() }
     }
 }
 
