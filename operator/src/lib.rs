@@ -1,11 +1,12 @@
 //! The operator: watches TransferJobs, their Jobs and pods, and carries out what `graft-operator-core` decides.
 //! All state is in the API server; this process may be killed at any time.
 
-mod config;
+pub mod access;
+pub mod config;
 mod http;
 mod index;
 mod memory;
-mod metrics;
+pub mod metrics;
 mod pull;
 mod reconcile;
 
@@ -14,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
 use futures::StreamExt;
 use futures::channel::mpsc;
 use graft_crds::names::{FIELD_MANAGER, LABEL_JOB};
@@ -22,16 +22,17 @@ use graft_operator_core::{JobView, PodView, Settings};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use kube::client::ClientBuilder;
 use kube::runtime::controller::{self, Controller};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, Store};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, predicates};
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{LogFormat, OperatorConfig};
+use crate::config::OperatorConfig;
 use crate::index::{GuardedJob, Table};
 use crate::memory::Memory;
 use crate::reconcile::Context;
@@ -39,21 +40,14 @@ use crate::reconcile::Context;
 /// Objects in one page of a list: keeps the peak of memory low.
 const PAGE: u32 = 50;
 
-fn main() -> anyhow::Result<()> {
-    let config = OperatorConfig::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
-    // Two threads: decoding a large list must not keep /livez waiting. More would only add memory.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
-    runtime.block_on(run(config))
-}
-
-async fn run(config: OperatorConfig) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("find the cluster: neither a kubeconfig nor a service account is usable")?;
+/// Run until SIGTERM or SIGINT.
+///
+/// # Errors
+/// No cluster is found, or the address cannot be listened on.
+pub async fn run(config: OperatorConfig) -> anyhow::Result<()> {
+    let cluster = kube::Config::infer().await.context("find the cluster: neither a kubeconfig nor a service account is usable")?;
+    let metrics = metrics::Metrics::new(config.concurrency())?;
+    let client = ClientBuilder::try_from(cluster).context("connect to the cluster")?.with_layer(&metrics::Requests(metrics.clone())).build();
     let (triggers, asked) = mpsc::unbounded();
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: std::env::var("POD_NAME").ok() };
     let context = Arc::new(Context {
@@ -62,14 +56,14 @@ async fn run(config: OperatorConfig) -> anyhow::Result<()> {
         pods: Table::new(triggers),
         memory: Memory::default(),
         recorder: Recorder::new(client.clone(), reporter),
-        metrics: metrics::Metrics::new(config.concurrency)?,
+        metrics: metrics.clone(),
         client: client.clone(),
     });
     let (store, writer) = reflector::store();
     let stop = stop_on_signal()?;
 
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("listen on {}", config.listen))?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, namespace = config.namespace, concurrency = config.concurrency, "graft-operator starts");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, namespace = config.namespace, concurrency = config.concurrency(), "graft-operator starts");
     let server = axum::serve(listener, http::router(http::Shared { context: context.clone(), store: store.clone() }))
         .with_graceful_shutdown(stopped(stop.clone()));
     let server = tokio::spawn(server.into_future());
@@ -91,17 +85,23 @@ async fn run(config: OperatorConfig) -> anyhow::Result<()> {
 
     let jobs = watcher(scoped::<GuardedJob>(&client, namespace), watcher::Config::default().page_size(PAGE));
     let forgetful = context.clone();
+    let changes = metrics.clone();
     let known = store.clone();
     let jobs = jobs
         .default_backoff()
         .modify(|job| job.managed_fields_mut().clear())
         .reflect(writer)
-        .inspect(move |event| forget(&forgetful.memory, &known, event))
+        .inspect(move |event| forget(&forgetful, &known, event))
         .applied_objects()
-        .predicate_filter(predicates::generation, Default::default());
+        .predicate_filter(predicates::generation, Default::default())
+        .inspect(move |job| {
+            if let Ok(job) = job {
+                changes.asked(&ObjectRef::from_obj(job));
+            }
+        });
     Controller::for_stream(jobs, store)
-        .with_config(controller::Config::default().concurrency(config.concurrency))
-        .reconcile_on(asked)
+        .with_config(controller::Config::default().concurrency(config.concurrency()))
+        .reconcile_on(asked.inspect(move |reference| metrics.asked(reference)))
         .graceful_shutdown_on(stopped(stop))
         .run(reconcile::reconcile, reconcile::on_error, context)
         .for_each(async |result| {
@@ -137,10 +137,14 @@ async fn follow_pods(api: Api<Pod>, context: Arc<Context>) {
     context.pods.follow(watcher(api, labelled()).default_backoff(), PodView::of).await;
 }
 
-fn forget(memory: &Memory, store: &Store<GuardedJob>, event: &Result<Event<GuardedJob>, watcher::Error>) {
+fn forget(context: &Context, store: &Store<GuardedJob>, event: &Result<Event<GuardedJob>, watcher::Error>) {
     match event {
-        Ok(Event::Delete(job)) => memory.forget(job.meta().uid.as_deref().unwrap_or_default()),
-        Ok(Event::InitDone) => memory.keep(&store.state().iter().filter_map(|j| j.meta().uid.clone()).collect::<HashSet<_>>()),
+        Ok(Event::Delete(job)) => {
+            let uid = job.meta().uid.as_deref().unwrap_or_default();
+            context.memory.forget(uid);
+            context.metrics.forget(uid);
+        }
+        Ok(Event::InitDone) => context.memory.keep(&store.state().iter().filter_map(|j| j.meta().uid.clone()).collect::<HashSet<_>>()),
         Ok(Event::Init | Event::InitApply(_) | Event::Apply(_)) => {}
         Err(error) => tracing::warn!(kind = "TransferJob", %error, "watch failed, trying again"),
     }
