@@ -230,7 +230,7 @@ impl Metrics {
         let depth = self.queue.depth(exists);
         self.depth.with_label_values(&[CONTROLLER, CONTROLLER]).set(i64::try_from(depth).unwrap_or(i64::MAX));
         let working = self.queue.working();
-        self.unfinished.with_label_values(&[CONTROLLER, CONTROLLER]).set(working.iter().map(std::time::Duration::as_secs_f64).sum());
+        self.unfinished.with_label_values(&[CONTROLLER, CONTROLLER]).set(working.iter().sum::<std::time::Duration>().as_secs_f64());
         let longest = working.iter().max().map_or(0.0, std::time::Duration::as_secs_f64);
         self.longest.with_label_values(&[CONTROLLER, CONTROLLER]).set(longest);
         let state = store.state();
