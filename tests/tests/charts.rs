@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use graft_crds::status::Phase;
 use graft_tests::cluster::{Cluster, can_run_node};
+use graft_tests::observe::check_metrics;
 use graft_tests::programs::{KUBERNETES, tool};
 use graft_tests::scenario::{kubectl, restricted_namespace, wait_for, workspace};
 use serde_json::json;
@@ -202,6 +203,7 @@ fn installed(site: &Site) {
     site.starting("before");
     let scrape = site.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SYSTEM}/services/graft-operator:metrics/proxy/metrics")]);
     assert!(scrape.contains("graft_jobs{namespace=\"radiology\",phase=\"Starting\"} 1"), "{scrape}");
+    check_metrics(&scrape).unwrap();
     // What the chart's aggregated roles give to those who may edit a namespace.
     for (verb, answer) in [("create", "yes"), ("delete", "yes")] {
         site.kubectl(&["create", "rolebinding", &format!("edit-{verb}"), "-n", NAMESPACE, "--clusterrole=edit", &format!("--user={verb}r")]);

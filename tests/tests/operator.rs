@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
 use graft_operator::access::{ACCESS, Seen};
 use graft_tests::cluster::{Cluster, Lifetime, Parts, can_run_node};
+use graft_tests::observe::{Prometheus, check_metrics, queries};
 use graft_tests::scenario::{binary, free_port, http_get, install_crd, kubectl, restricted_namespace, status, wait_for, workspace};
 use serde_json::{Value, json};
 
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Bench {
     cluster: Cluster,
     folder: tempfile::TempDir,
-    /// The operator's, the same after a restart.
+    /// The operator's, the same after a restart, so that one Prometheus sees it all.
     port: u16,
 }
 
@@ -174,6 +175,7 @@ fn operator_against_a_control_plane() {
     }
     let bench = Bench::start();
     let mut operator = bench.operator();
+    let prometheus = Prometheus::start(&bench.cluster, bench.folder.path(), &operator.address).unwrap();
     not_ready_without_the_crd(&bench, &operator);
     memory(&operator);
     rejected_by_cel(&bench);
@@ -184,8 +186,10 @@ fn operator_against_a_control_plane() {
     bad_image_is_told(&bench);
     refused_child_is_told(&bench);
     gang_starts_again(&bench);
+    deleted_job_is_asked_for(&bench);
     suspended_and_resumed(&bench);
     metrics_are_served(&operator);
+    panels_show_what_happened(&bench, &prometheus);
     series_vanish_with_the_job(&bench, &operator);
     rights_are_what_is_used(&bench);
     memory(&operator);
@@ -329,6 +333,18 @@ fn gang_starts_again(bench: &Bench) {
     assert_eq!(bench.items("jobs", "hurt").len(), 1, "the Job of the last attempt stays, with its logs");
 }
 
+/// A Job that somebody deletes: the operator asks for it before it believes that, and then starts the gang again.
+fn deleted_job_is_asked_for(bench: &Bench) {
+    bench.apply("lost", |_| {}).unwrap();
+    bench.run("lost");
+    bench.kubectl(&["delete", "job", "-n", NAMESPACE, "-l", "graft.dev/job=lost"]);
+    let status = bench.until("lost", |s| s.attempt == 1);
+    assert_eq!(status.failure.unwrap().reason, "JobDeleted");
+    let pods = bench.run("lost");
+    bench.finish(&pods);
+    bench.until_phase("lost", Phase::Succeeded);
+}
+
 fn suspended_and_resumed(bench: &Bench) {
     bench.apply("pause", |_| {}).unwrap();
     bench.run("pause");
@@ -348,7 +364,7 @@ fn metrics_are_served(operator: &Operator) {
     for line in [
         "graft_jobs{namespace=\"radiology\",phase=\"Failed\"} 1",
         "graft_jobs_failed_total{class=\"DataError\",namespace=\"radiology\"} 1",
-        "graft_gang_restarts_total{class=\"PodLost\",namespace=\"radiology\"} 1",
+        "graft_gang_restarts_total{class=\"PodLost\",namespace=\"radiology\"} 2",
         "graft_job_headline{metric=\"auroc\",namespace=\"radiology\",transferjob=\"calm\"} 0.941",
         "graft_time_to_running_seconds_count",
         "rest_client_requests_total{code=\"200\",method=\"PATCH\"}",
@@ -358,11 +374,46 @@ fn metrics_are_served(operator: &Operator) {
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
+    check_metrics(&text).unwrap();
+}
+
+/// Panels that stay empty here, and why.
+const EMPTY: &[(&str, &str, &str)] =
+    &[("fleet", "Stages", "no pod tells a stage: there is no trainer"), ("fleet", "Progress", "no pod tells its progress: there is no trainer")];
+
+/// Every query of the dashboards Operator and Fleet gives data after all that happened, or is listed.
+fn panels_show_what_happened(bench: &Bench, prometheus: &Prometheus<'_>) {
+    // A job that runs while the panels are asked.
+    bench.apply("shown", |_| {}).unwrap();
+    bench.run("shown");
+    std::thread::sleep(Duration::from_secs(3));
+    println!("{:<10} {:<28} {:>6}  query", "dashboard", "panel", "series");
+    let mut bare = Vec::new();
+    for dashboard in ["operator", "fleet"] {
+        for query in queries(dashboard).unwrap() {
+            let found = prometheus.query(&query.filled("shown")).unwrap().len();
+            println!("{dashboard:<10} {:<28} {found:>6}  {}", query.panel, query.expression);
+            match EMPTY.iter().find(|(of, panel, _)| *of == dashboard && *panel == query.panel) {
+                Some((_, _, why)) if found == 0 => println!("{:<46} empty: {why}", ""),
+                Some(_) | None if found > 0 => {}
+                Some(_) | None => bare.push(query),
+            }
+        }
+    }
+    assert!(bare.is_empty(), "panels without data: {bare:#?}");
+    // The trainers' series are not here, but what is asked must at least be understood.
+    for query in queries("job").unwrap() {
+        let found = prometheus.query(&query.filled("shown")).unwrap().len();
+        println!("{:<10} {:<28} {found:>6}  {}", "job", query.panel, query.expression);
+    }
+    for alert in ["GraftDataRefused"] {
+        let firing = prometheus.query(&format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}")).unwrap();
+        assert!(!firing.is_empty(), "{alert} does not fire after what happened");
+    }
+    assert!(prometheus.query("ALERTS{alertname=\"GraftOperatorDown\",alertstate=\"firing\"}").unwrap().is_empty());
 }
 
 fn series_vanish_with_the_job(bench: &Bench, operator: &Operator) {
-    bench.apply("shown", |_| {}).unwrap();
-    bench.run("shown");
     let own = |text: &str| text.lines().filter(|l| l.contains("transferjob=\"shown\"")).count();
     assert!(own(&http_get(&operator.address, "/metrics").unwrap()) > 0);
     bench.kubectl(&["delete", "tj", "shown", "-n", NAMESPACE]);
