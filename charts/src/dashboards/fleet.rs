@@ -34,8 +34,13 @@ pub(super) fn dashboard() -> Value {
                     &[("sum(graft_job_gpus{namespace=~\"$namespace\"} and on (namespace, transferjob) graft_job_phase{phase=\"Running\"})", "GPUs")],
                 )
                 .shape(Shape::Number),
-                lines("Phases", "none", "Jobs by phase.", &[("sum by (phase) (graft_jobs{namespace=~\"$namespace\"})", "{{phase}}")])
-                    .shape(Shape::Stack),
+                lines(
+                    "Phases",
+                    "none",
+                    "Jobs by phase, each job in one of them.",
+                    &[("sum by (phase) (graft_jobs{namespace=~\"$namespace\"})", "{{phase}}")],
+                )
+                .shape(Shape::Stack),
                 lines(
                     "Ends",
                     "none",
