@@ -94,8 +94,12 @@ pub(super) const QUEUE_WAIT: Metric = metric(
     &[],
     "From asking for a run's first pods until the whole gang runs: scheduling, images and volumes",
 );
-pub(super) const TIME_TO_RUNNING: Metric =
-    metric(Kind::Histogram, "graft_time_to_running_seconds", &[], "From the creation of a TransferJob until its whole gang runs for the first time");
+pub(super) const TIME_TO_RUNNING: Metric = metric(
+    Kind::Histogram,
+    "graft_time_to_running_seconds",
+    &[],
+    "From the creation of a TransferJob until its whole gang runs for the first time; of jobs whose spec was not changed",
+);
 pub(super) const RECOVERY: Metric = metric(Kind::Histogram, "graft_recovery_seconds", &[], "From the loss of a gang until the whole next one runs");
 pub(super) const STAGES: Metric = metric(
     Kind::Histogram,

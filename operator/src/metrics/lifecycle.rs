@@ -14,7 +14,7 @@ pub(super) enum Passage {
     Created,
     /// The gang of the run's first attempt runs; seconds since its pods were asked for.
     Queued(f64),
-    /// The gang of the job's first run runs; seconds since the job was created.
+    /// The gang of a job that nobody changed runs for the first time; seconds since the job was created.
     FirstRun(f64),
     /// The gang runs again; seconds since the one before was lost.
     Recovered(f64),
@@ -30,7 +30,8 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)
 }
 
-/// What happened between two statuses of a job.
+/// What happened between two statuses of a job. `created` is given only while its spec is as it was created: else somebody has
+/// suspended it or asked for another run, and the time since then says nothing about the cluster.
 pub(super) fn between(before: Option<&TransferJobStatus>, after: &TransferJobStatus, created: Option<Timestamp>, now: Timestamp) -> Vec<Passage> {
     let none = TransferJobStatus::default();
     let first = before.is_none_or(|b| b.phase.is_none());
@@ -53,10 +54,7 @@ pub(super) fn between(before: Option<&TransferJobStatus>, after: &TransferJobSta
     match after.phase {
         Some(Phase::Running) if after.attempt == 0 => {
             passages.extend(after.start_time.as_ref().map(|t| Passage::Queued(seconds(t.0, now))));
-            // A later run of the same job has an older creation, which says nothing about it.
-            if !another_run && after.run_token.as_deref().unwrap_or_default().is_empty() {
-                passages.extend(created.map(|t| Passage::FirstRun(seconds(t, now))));
-            }
+            passages.extend(created.map(|t| Passage::FirstRun(seconds(t, now))));
         }
         Some(Phase::Running) if after.restarts.total > 0 => {
             let lost = before.conditions.iter().find(|c| c.type_ == CONDITION_RUNNING && c.status == "False");
@@ -123,16 +121,16 @@ mod tests {
     #[test]
     fn a_life_with_one_loss() {
         let states = [
-            (0, json!({"phase": "Starting", "startTime": START})),
-            (20, json!({"phase": "Running", "startTime": START})),
+            (0, json!({"phase": "Starting", "runToken": "1", "startTime": START})),
+            (20, json!({"phase": "Running", "runToken": "1", "startTime": START})),
             (
                 60,
-                json!({"phase": "Restarting", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1},
+                json!({"phase": "Restarting", "runToken": "1", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1},
                  "failure": {"class": "PodLost", "reason": "r", "message": "m"},
                  "conditions": [{"type": "Running", "status": "False", "reason": "r", "message": "", "lastTransitionTime": "2026-01-01T00:01:00Z"}]}),
             ),
-            (90, json!({"phase": "Running", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1}})),
-            (99, json!({"phase": "Succeeded", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1}})),
+            (90, json!({"phase": "Running", "runToken": "1", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1}})),
+            (99, json!({"phase": "Succeeded", "runToken": "1", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1}})),
         ];
         let mut seen = Vec::new();
         let mut before = None;

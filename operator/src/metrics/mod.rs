@@ -198,7 +198,7 @@ impl Metrics {
     pub(crate) fn status_written(&self, job: &TransferJob, after: &TransferJobStatus, now: Timestamp) {
         let namespace = job.namespace().unwrap_or_default();
         self.namespace_at_zero(&namespace);
-        let created = job.creation_timestamp().map(|t| t.0);
+        let created = job.creation_timestamp().filter(|_| job.metadata.generation == Some(1)).map(|t| t.0);
         for passage in lifecycle::between(job.status.as_ref(), after, created, now) {
             match passage {
                 Passage::Created => self.created.with_label_values(&[&namespace]).inc(),
