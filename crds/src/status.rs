@@ -217,6 +217,19 @@ pub enum FailureClass {
 }
 
 impl FailureClass {
+    /// Every class.
+    pub const ALL: &'static [Self] = &[
+        Self::UserError,
+        Self::DataError,
+        Self::DeviceError,
+        Self::CollectiveLost,
+        Self::CheckpointError,
+        Self::Preempted,
+        Self::PodLost,
+        Self::PodNotStarted,
+        Self::Bug,
+    ];
+
     /// The name in status, events and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

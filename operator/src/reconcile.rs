@@ -79,7 +79,7 @@ fn api_error(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
 /// See [`ReconcileError`].
 pub async fn reconcile(guarded: Arc<GuardedJob>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    context.metrics.begin();
+    context.metrics.begin(&guarded);
     let result = match &guarded.0 {
         Ok(job) => tokio::time::timeout(TIMEOUT, reconcile_job(job, &context)).await.unwrap_or(Err(ReconcileError::Timeout)),
         Err(invalid) => Err(ReconcileError::Unreadable(invalid.error.clone())),
@@ -89,7 +89,7 @@ pub async fn reconcile(guarded: Arc<GuardedJob>, context: Arc<Context>) -> Resul
         Ok(_) => Outcome::RequeueAfter,
         Err(_) => Outcome::Error,
     };
-    context.metrics.end(outcome, began.elapsed().as_secs_f64());
+    context.metrics.end(&guarded, outcome, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(guarded.meta().uid.as_deref().unwrap_or_default());
     }
@@ -242,6 +242,7 @@ async fn write_status(context: &Context, world: &World, plan: &Plan) -> Result<D
             written.managed_fields_mut().clear();
             let progress_at = plan.carries_progress.then_some(world.now);
             context.memory.wrote(&job.uid().unwrap_or_default(), job.resource_version().unwrap_or_default(), written, progress_at);
+            context.metrics.status_written(job, status, world.now);
             tracing::info!(
                 namespace = job.namespace(),
                 name = job.name_any(),

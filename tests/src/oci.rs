@@ -57,6 +57,8 @@ pub struct Settings {
     pub env: Vec<String>,
     /// `uid:gid`.
     pub user: String,
+    /// Labels by name.
+    pub labels: Vec<(String, String)>,
 }
 
 /// Write `image` with one uncompressed layer per list of entries to the tar file `target`; gives its size in bytes.
@@ -73,9 +75,10 @@ pub fn write_image(target: &Path, image: &str, layers: &[Vec<Entry>], settings: 
         write_layer(&path, entries)?;
         blobs.push((sha256_file(&path)?, path.clone(), path.metadata()?.len()));
     }
+    let labels: serde_json::Map<String, Value> = settings.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
     let config = json!({
         "architecture": "amd64", "os": "linux",
-        "config": {"User": settings.user, "Env": settings.env, "Entrypoint": settings.entrypoint, "WorkingDir": "/"},
+        "config": {"User": settings.user, "Env": settings.env, "Entrypoint": settings.entrypoint, "WorkingDir": "/", "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": blobs.iter().map(|(d, _, _)| format!("sha256:{d}")).collect::<Vec<_>>()},
     });
     let descriptors: Vec<Value> = blobs.iter().map(|(d, _, n)| descriptor("application/vnd.oci.image.layer.v1.tar", d, *n)).collect();

@@ -31,6 +31,8 @@ enum Cgo {
     Off,
     /// With libseccomp: without it every pod with the RuntimeDefault profile fails.
     Seccomp,
+    /// Off, and without the clouds' clients that Prometheus can discover targets by: half of its compile time.
+    NoDiscovery,
 }
 
 const PROGRAMS: &[Program] = &[
@@ -60,6 +62,39 @@ const PROGRAMS: &[Program] = &[
     Program { folder: "pause", packages: &[("pause", ".")], cgo: Cgo::Off, about: "the pause container" },
     Program { folder: "probe", packages: &[("probe", ".")], cgo: Cgo::Off, about: "the probe of the cluster's own test" },
 ];
+
+/// Programs that only a few tests need: built when the first of them asks, not with the cluster.
+const TOOLS: &[Program] = &[
+    Program {
+        folder: "helm",
+        packages: &[("helm", "helm.sh/helm/v4/cmd/helm"), ("helm3", "helm.sh/helm/v3/cmd/helm")],
+        cgo: Cgo::Off,
+        about: "Helm 4 and Helm 3, 2 to 4 minutes",
+    },
+    Program {
+        folder: "prometheus",
+        packages: &[("promtool", "github.com/prometheus/prometheus/cmd/promtool"), ("prometheus", "github.com/prometheus/prometheus/cmd/prometheus")],
+        cgo: Cgo::NoDiscovery,
+        about: "Prometheus and promtool, 2 to 4 minutes",
+    },
+];
+
+/// Path of a program that does not belong to the cluster, such as `helm` or `promtool`; built if it is not in the cache.
+///
+/// # Errors
+/// There is no such program, Go is missing, or the build fails.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let program = TOOLS.iter().find(|p| p.packages.iter().any(|(n, _)| *n == name)).with_context(|| format!("there is no program {name}"))?;
+    let source = crate::scenario::workspace().join("tests/programs").join(program.folder);
+    let folder = folder(program, &source)?;
+    if !folder.is_dir() {
+        if !in_path("go") {
+            bail!("go is missing: {name} is compiled from its Go module; install Go 1.26 or newer");
+        }
+        build(program, &source, &folder)?;
+    }
+    Ok(folder.join(name))
+}
 
 /// Where the built programs are.
 #[derive(Clone, Debug)]
@@ -125,6 +160,7 @@ fn flags(cgo: Cgo) -> Vec<String> {
     match cgo {
         Cgo::Off => {}
         Cgo::Seccomp => flags.extend(["-tags".to_owned(), "seccomp".to_owned()]),
+        Cgo::NoDiscovery => flags.extend(["-tags".to_owned(), "remove_all_sd".to_owned()]),
     }
     flags
 }
@@ -189,7 +225,7 @@ fn build(program: &Program, source: &Path, folder: &Path) -> Result<()> {
     let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&parent)?;
     for (name, package) in program.packages {
         let cgo = match program.cgo {
-            Cgo::Off => "0",
+            Cgo::Off | Cgo::NoDiscovery => "0",
             Cgo::Seccomp => "1",
         };
         let mut go = Command::new("go");

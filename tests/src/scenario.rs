@@ -14,6 +14,8 @@ use crate::cluster::Cluster;
 
 /// Name under which the trainer image is imported into the nodes.
 pub const TRAINER_IMAGE: &str = "docker.io/library/graft-trainer:dev";
+/// Name under which the operator image is imported into the nodes.
+pub const OPERATOR_IMAGE: &str = "docker.io/library/graft-operator:dev";
 
 /// The workspace's root folder.
 #[must_use]

@@ -94,8 +94,18 @@ impl Cargo {
     /// # Errors
     /// It does not compile.
     pub fn codegen(&self) -> Result<()> {
-        let mut test = self.command("test");
-        test.args(["--release", "--quiet", "--package", "graft-crds", "--test", "crd", "the_manifest_is_up_to_date"]).env("GRAFT_BLESS", "1");
-        run::step("generate crds/manifests/transferjobs.yaml", || run::through(&mut test).context("generating the CRD"))
+        // Charts and kustomize come after the CRD and the roles that are in them.
+        for (package, test, filter) in [
+            ("graft-crds", "crd", "the_manifest_is_up_to_date"),
+            ("graft-charts", "generated", "generated_files_are_up_to_date"),
+            ("graft-tests", "charts", "rendered_files_are_up_to_date"),
+        ] {
+            let mut command = self.command("test");
+            command.args(["--release", "--quiet", "--package", package, "--test", test, filter]).env("GRAFT_BLESS", "1");
+            run::step(&format!("generate the files of {package}"), || {
+                run::through(&mut command).with_context(|| format!("generating the files of {package}"))
+            })?;
+        }
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The trainer image: compiles the trainer and lets the program `image` of graft-tests pack it with its libraries.
+//! The images of trainer and operator: compiles both and lets the program `image` of graft-tests pack them with their libraries.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub enum Accelerator {
     Cuda,
 }
 
-/// Build the image and give the path of its tar file.
+/// Build both images and give the path of the trainer's tar file.
 ///
 /// # Errors
 /// It does not compile, or a library is not found.
@@ -40,7 +40,12 @@ pub fn build(accelerator: Accelerator) -> Result<PathBuf> {
     let mut pack = cargo.built("image")?;
     pack.arg(&trainer).arg(&cargo.libtorch.folder).arg(&target).args(wheels);
     run::step("write the trainer image", || run::through(pack.stdout(std::io::stderr())))?;
-    println!("{}", target.display());
+    cargo.binary("graft-operator")?;
+    let operator = folder.join("graft-operator.oci.tar");
+    let mut pack = cargo.built("image")?;
+    pack.arg("--operator").arg(cargo.path("graft-operator")?).arg(&operator);
+    run::step("write the operator image", || run::through(pack.stdout(std::io::stderr())))?;
+    println!("{}\n{}", target.display(), operator.display());
     Ok(target)
 }
 

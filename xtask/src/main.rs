@@ -43,7 +43,7 @@ enum Task {
     Lint,
     /// Write the generated files anew
     Codegen,
-    /// Write the trainer image as an OCI layout in one tar file
+    /// Write the images of trainer and operator, each as an OCI layout in one tar file
     Image {
         /// Add NCCL and the CUDA libraries that libtorch needs on GPUs
         #[arg(long)]

@@ -1,5 +1,6 @@
 //! `image TRAINER LIBTORCH TARGET [WHEELS]`: packs the trainer with every library it loads into an OCI image: no shell, no
 //! package manager, a user of its own. Libraries are a layer apart from the binary, so a new trainer rewrites little.
+//! `image --operator OPERATOR TARGET` does the same with the operator, which needs nothing but the C library.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use graft_tests::oci::{Entry, Settings, write_image};
-use graft_tests::scenario::TRAINER_IMAGE;
+use graft_tests::scenario::{OPERATOR_IMAGE, TRAINER_IMAGE};
 
 /// What libtorch opens by name on GPUs, so that no header asks for it: its CUDA half, linear algebra, run-time compilation,
 /// and the parts of cuDNN.
@@ -33,9 +34,13 @@ const FROM_THE_DRIVER: &str = "libcuda.so.1";
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let (trainer, libtorch, target, wheels) = match &arguments[..] {
+        [flag, operator, target] if flag.as_os_str() == "--operator" => {
+            let libraries = needed(operator, &[])?;
+            return pack("graft-operator", operator, libraries, target, OPERATOR_IMAGE);
+        }
         [trainer, libtorch, target] => (trainer, libtorch, target, None),
         [trainer, libtorch, target, wheels] => (trainer, libtorch, target, Some(wheels)),
-        _ => bail!("usage: image TRAINER LIBTORCH TARGET [WHEELS]"),
+        _ => bail!("usage: image TRAINER LIBTORCH TARGET [WHEELS], or image --operator OPERATOR TARGET"),
     };
     let mut search = match wheels {
         Some(wheels) => library_folders(wheels),
@@ -53,24 +58,36 @@ fn main() -> Result<()> {
             libraries.insert((*name).to_owned(), path);
         }
     }
+    pack("graft-trainer", trainer, libraries, target, TRAINER_IMAGE)
+}
+
+/// Write the image of a binary that is called `name` in it.
+fn pack(name: &str, binary: &Path, libraries: BTreeMap<String, PathBuf>, target: &Path, image: &str) -> Result<()> {
     let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
     let total: u64 = libraries.values().map(|p| size(p)).sum();
-    println!("{} libraries, {} MB; trainer {} MB", libraries.len(), total / 1_000_000, size(trainer) / 1_000_000);
+    println!("{} libraries, {} MB; {name} {} MB", libraries.len(), total / 1_000_000, size(binary) / 1_000_000);
 
     let mut base = vec![
         Entry::Folder { path: "tmp".into(), mode: 0o1777 },
         Entry::Bytes { path: "etc/passwd".into(), content: b"graft:x:65532:65532:graft:/tmp:/nonexistent\n".to_vec(), mode: 0o644 },
         // Without it glibc asks DNS first and never looks at /etc/hosts, where a pod finds its own name.
         Entry::Bytes { path: "etc/nsswitch.conf".into(), content: b"hosts: files dns\n".to_vec(), mode: 0o644 },
+        Entry::File { path: "LICENSE".into(), source: graft_tests::scenario::workspace().join("LICENSE"), mode: 0o644 },
     ];
-    for (name, source) in libraries {
-        let folder = if name.starts_with("ld-linux") { "lib64" } else { "lib" };
-        base.push(Entry::File { path: format!("{folder}/{name}"), source, mode: 0o755 });
+    for (library, source) in libraries {
+        let folder = if library.starts_with("ld-linux") { "lib64" } else { "lib" };
+        base.push(Entry::File { path: format!("{folder}/{library}"), source, mode: 0o755 });
     }
-    let binary = vec![Entry::File { path: "graft-trainer".into(), source: trainer.clone(), mode: 0o755 }];
-    let settings = Settings { entrypoint: vec!["/graft-trainer".into()], env: vec!["LD_LIBRARY_PATH=/lib".into()], user: "65532:65532".into() };
-    let bytes = write_image(target, TRAINER_IMAGE, &[base, binary], &settings)?;
-    println!("{}: {TRAINER_IMAGE}, {} MB", target.display(), bytes / 1_000_000);
+    let entry = vec![Entry::File { path: name.into(), source: binary.to_path_buf(), mode: 0o755 }];
+    let label = |key: &str, value: &str| (format!("org.opencontainers.image.{key}"), value.to_owned());
+    let settings = Settings {
+        entrypoint: vec![format!("/{name}")],
+        env: vec!["LD_LIBRARY_PATH=/lib".into()],
+        user: "65532:65532".into(),
+        labels: vec![label("title", name), label("version", env!("CARGO_PKG_VERSION")), label("licenses", "Apache-2.0")],
+    };
+    let bytes = write_image(target, image, &[base, entry], &settings)?;
+    println!("{}: {image}, {} MB", target.display(), bytes / 1_000_000);
     Ok(())
 }
 

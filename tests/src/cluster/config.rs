@@ -17,7 +17,8 @@ pub(super) const NODE: &str = "node-1";
 /// The image that holds a pod's namespaces.
 pub(super) const PAUSE_IMAGE: &str = "localhost/pause:1";
 
-/// Every write is logged once, with who did what, a TransferJob's status with its content; reads are not.
+/// Every write is logged once, with who did what, a TransferJob's status with its content; reads are not, but for those
+/// of an operator under its own service account, whose rights are compared with what it uses.
 pub(super) const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -27,6 +28,8 @@ rules:
   resources: [{group: graft.dev, resources: [transferjobs/status]}]
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
+- level: Metadata
+  users: ['system:serviceaccount:graft-system:graft-operator']
 - level: None
 ";
 
@@ -50,6 +53,8 @@ pub(super) fn apiserver_arguments(place: &Place) -> Vec<String> {
         format!("--service-account-key-file={}", path("service-account.pub")),
         format!("--service-account-signing-key-file={}", path("service-account.key")),
         "--authorization-mode=Node,RBAC".into(),
+        // As strict as clusters can be: who blocks an owner's deletion must have the right to.
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".into(),
         "--allow-privileged=true".into(),
         format!("--audit-policy-file={}", path("audit-policy.yaml")),
         format!("--audit-log-path={}", path("audit.log")),

@@ -1,0 +1,30 @@
+{{- define "graft.rules" -}}
+# The jobs themselves.
+- apiGroups: [graft.dev]
+  resources: [transferjobs]
+  verbs: [list, watch]
+# Their status; nothing else of them is ever written.
+- apiGroups: [graft.dev]
+  resources: [transferjobs/status]
+  verbs: [patch]
+# Children that block their owner's deletion need this where OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [graft.dev]
+  resources: [transferjobs/finalizers]
+  verbs: [update]
+# The gangs. Server-side apply of a new object needs create and patch.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+# The names of a gang's pods and their configuration.
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [create, patch, delete]
+# How the gangs are.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# What is told about a job; patch counts one that repeats.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}

@@ -1,0 +1,131 @@
+//! All jobs: how many, how long they wait, how they end, what they use.
+
+use serde_json::Value;
+
+use super::Choice;
+use super::panel::{Row, Shape, lines, quantile};
+
+pub(super) fn dashboard() -> Value {
+    let rows = [
+        Row {
+            title: "Jobs",
+            panels: vec![
+                lines("Running", "none", "Jobs whose whole gang runs.", &[("sum(graft_jobs{namespace=~\"$namespace\", phase=\"Running\"})", "jobs")])
+                    .shape(Shape::Number),
+                lines(
+                    "Waiting",
+                    "none",
+                    "Jobs that are seen or whose pods do not all run yet.",
+                    &[("sum(graft_jobs{namespace=~\"$namespace\", phase=~\"Pending|Starting\"})", "jobs")],
+                )
+                .shape(Shape::Number),
+                lines(
+                    "Need help",
+                    "none",
+                    "Jobs that will not go on without somebody's help.",
+                    &[("sum(graft_job_stalled{namespace=~\"$namespace\"})", "jobs")],
+                )
+                .shape(Shape::Number)
+                .alarm(1.0),
+                lines(
+                    "GPUs at work",
+                    "none",
+                    "GPUs of the gangs that run. The same over time, summed up, is GPU seconds.",
+                    &[("sum(graft_job_gpus{namespace=~\"$namespace\"} and on (namespace, transferjob) graft_job_phase{phase=\"Running\"})", "GPUs")],
+                )
+                .shape(Shape::Number),
+                lines(
+                    "Phases",
+                    "none",
+                    "Jobs by phase, each job in one of them.",
+                    &[("sum by (phase) (graft_jobs{namespace=~\"$namespace\"})", "{{phase}}")],
+                )
+                .shape(Shape::Stack),
+                lines(
+                    "Ends",
+                    "none",
+                    "Runs that were taken up and that ended within the last hour.",
+                    &[
+                        ("sum(increase(graft_jobs_created_total{namespace=~\"$namespace\"}[1h]))", "created"),
+                        ("sum(increase(graft_jobs_succeeded_total{namespace=~\"$namespace\"}[1h]))", "succeeded"),
+                        ("sum(increase(graft_jobs_failed_total{namespace=~\"$namespace\"}[1h]))", "failed"),
+                    ],
+                ),
+                lines(
+                    "Failures",
+                    "none",
+                    "Runs that ended without a model within the last hour, by class. UserError and DataError are never tried again.",
+                    &[("sum by (class) (increase(graft_jobs_failed_total{namespace=~\"$namespace\"}[1h])) > 0", "{{class}}")],
+                )
+                .shape(Shape::Stack),
+            ],
+        },
+        Row {
+            title: "Time",
+            panels: vec![
+                lines(
+                    "Wait for pods",
+                    "s",
+                    "From asking for a run's pods until the whole gang runs: scheduling, images, volumes.",
+                    &[(&quantile("0.5", "graft_queue_wait_seconds", ""), "median"), (&quantile("0.95", "graft_queue_wait_seconds", ""), "95 %")],
+                ),
+                lines(
+                    "Time to running",
+                    "s",
+                    "From the creation of a job until its gang runs for the first time.",
+                    &[
+                        (&quantile("0.5", "graft_time_to_running_seconds", ""), "median"),
+                        (&quantile("0.95", "graft_time_to_running_seconds", ""), "95 %"),
+                    ],
+                ),
+                lines(
+                    "Stages",
+                    "s",
+                    "Mean duration of the stages that ended.",
+                    &[(
+                        "sum by (stage) (rate(graft_stage_duration_seconds_sum[$__rate_interval])) / sum by (stage) (rate(graft_stage_duration_seconds_count[$__rate_interval]))",
+                        "{{stage}}",
+                    )],
+                ),
+            ],
+        },
+        Row {
+            title: "Recovery",
+            panels: vec![
+                lines(
+                    "Restarts",
+                    "none",
+                    "Gangs that were started again within the last hour, by class. Preempted is not counted against a job.",
+                    &[("sum by (class) (increase(graft_gang_restarts_total{namespace=~\"$namespace\"}[1h])) > 0", "{{class}}")],
+                )
+                .shape(Shape::Stack),
+                lines(
+                    "Time to recover",
+                    "s",
+                    "From the loss of a gang until the whole next one runs.",
+                    &[(&quantile("0.5", "graft_recovery_seconds", ""), "median"), (&quantile("0.95", "graft_recovery_seconds", ""), "95 %")],
+                ),
+            ],
+        },
+        Row {
+            title: "Each job",
+            panels: vec![
+                lines(
+                    "Progress",
+                    "percentunit",
+                    "Share of each job that is done; of jobs that are not over.",
+                    &[("sort_desc(graft_job_progress_ratio{namespace=~\"$namespace\"})", "")],
+                )
+                .shape(Shape::Table),
+                lines(
+                    "Results",
+                    "none",
+                    "The first of the metrics that each job was asked for.",
+                    &[("sort_desc(graft_job_headline{namespace=~\"$namespace\"})", "")],
+                )
+                .shape(Shape::Table),
+            ],
+        },
+    ];
+    super::dashboard("graft-fleet", "Graft / Fleet", "How are the jobs?", &[Choice::Namespace], &rows)
+}

@@ -1,0 +1,99 @@
+//! One job: how far, how well, how fast, and what holds it up. The trainers' own series come from their pods; use of GPUs
+//! from DCGM's exporter, joined by pod.
+
+use serde_json::Value;
+
+use super::Choice;
+use super::panel::{Row, Shape, lines};
+
+/// Series that the operator has of the job.
+const OWN: &str = "{namespace=~\"$namespace\", transferjob=\"$transferjob\"}";
+
+fn own(metric: &str) -> String {
+    format!("{metric}{OWN}")
+}
+
+/// GPU series of the pods that train for the job.
+fn dcgm(metric: &str) -> String {
+    format!("avg by (pod, gpu) ({metric}{{namespace=~\"$namespace\"}} and on (namespace, pod) graft_trainer_samples_total{OWN})")
+}
+
+pub(super) fn dashboard() -> Value {
+    let rows = [
+        Row {
+            title: "State",
+            panels: vec![
+                lines("Phase", "none", "The phase that the job is in.", &[(&own("graft_job_phase"), "{{phase}}")]).shape(Shape::Number),
+                lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&own("graft_job_progress_ratio"), "done")]).shape(Shape::Number),
+                lines("Result", "none", "The first of the metrics that the job was asked for.", &[(&own("graft_job_headline"), "{{metric}}")]).shape(Shape::Number),
+                lines("Restarts", "none", "How often the gang was started again in this run.", &[(&format!("sum by (cause) ({})", own("graft_job_restarts_total")), "{{cause}}")])
+                    .shape(Shape::Number)
+                    .alarm(3.0),
+                lines("Checkpoint", "none", "Epochs in the newest checkpoint: what a lost node would not take.", &[(&own("graft_job_checkpoint_epoch"), "epoch")])
+                    .shape(Shape::Number),
+                lines("Needs help", "none", "1 when nothing will change without somebody's help.", &[(&own("graft_job_stalled"), "stalled")]).shape(Shape::Number).alarm(1.0),
+            ],
+        },
+        Row {
+            title: "Training",
+            panels: vec![
+                lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&own("graft_job_progress_ratio"), "done")]),
+                lines(
+                    "Loss",
+                    "none",
+                    "Mean training loss of the last epoch, of index 0.",
+                    &[(&format!("max(graft_trainer_loss{OWN})"), "training loss")],
+                ),
+                lines(
+                    "Quality",
+                    "none",
+                    "Metrics by split: validation while it trains, test at the end.",
+                    &[(&format!("max by (split, name) (graft_trainer_metric{OWN})"), "{{split}} {{name}}")],
+                ),
+                lines(
+                    "Learning rate",
+                    "none",
+                    "Learning rate at the end of the last epoch.",
+                    &[(&format!("max(graft_trainer_learning_rate{OWN})"), "learning rate")],
+                ),
+                lines("Epochs", "none", "Epochs of the current stage that are done, and those in the newest checkpoint.", &[
+                    (&own("graft_job_epoch"), "done"),
+                    (&own("graft_job_checkpoint_epoch"), "in the checkpoint"),
+                ]),
+            ],
+        },
+        Row {
+            title: "Speed",
+            panels: vec![
+                lines("Images per second", "none", "Over the whole gang, as the job's status says.", &[(&own("graft_job_samples_per_second"), "images/s")]),
+                lines(
+                    "By pod",
+                    "none",
+                    "Images per second of each pod. They wait for each other, so a slow one shows in the parts of a step.",
+                    &[(&format!("rate(graft_trainer_samples_total{OWN}[$__rate_interval])"), "{{pod}}")],
+                ),
+                lines(
+                    "Parts of a step",
+                    "s",
+                    "Mean time of each part. Communication overlaps with backward; a long `data` part means that reading holds training up.",
+                    &[(
+                        &format!(
+                            "sum by (part) (rate(graft_trainer_step_seconds_sum{OWN}[$__rate_interval])) / sum by (part) (rate(graft_trainer_step_seconds_count{OWN}[$__rate_interval]))"
+                        ),
+                        "{{part}}",
+                    )],
+                )
+                .shape(Shape::Stack),
+            ],
+        },
+        Row {
+            title: "GPUs",
+            panels: vec![
+                lines("Use", "percent", "Share of time in which the GPU computed, by DCGM's exporter.", &[(&dcgm("DCGM_FI_DEV_GPU_UTIL"), "{{pod}} GPU {{gpu}}")]),
+                lines("Memory", "decmbytes", "Memory of the GPU that is in use, by DCGM's exporter.", &[(&dcgm("DCGM_FI_DEV_FB_USED"), "{{pod}} GPU {{gpu}}")]),
+                lines("Power", "watt", "Power that the GPU takes, by DCGM's exporter.", &[(&dcgm("DCGM_FI_DEV_POWER_USAGE"), "{{pod}} GPU {{gpu}}")]),
+            ],
+        },
+    ];
+    super::dashboard("graft-job", "Graft / Job", "How is this job?", &[Choice::Namespace, Choice::Job], &rows)
+}

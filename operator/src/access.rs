@@ -1,0 +1,100 @@
+//! What the operator may do at the API server, in one table. The roles in `operator/rbac.yaml` and in the chart are generated
+//! from it, and the audit log of the control-plane test must show every one of these verbs and no other.
+
+/// Verbs on resources of one API group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// Plural names, with the subresource after a slash.
+    pub resources: &'static [&'static str],
+    /// Verbs of the API.
+    pub verbs: &'static [&'static str],
+    /// What needs it, for whoever reviews the role.
+    pub why: &'static str,
+    /// Where the use of it can be seen.
+    pub seen: Seen,
+}
+
+/// Where the use of a right can be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// As a request in the audit log.
+    Request,
+    /// Nowhere: an admission plugin asks for it while it judges another request.
+    Admission,
+}
+
+/// Everything that the operator may do. There is no Secret in it: pods mount them by name, and the kubelet reads them.
+pub const ACCESS: &[Access] = &[
+    Access { group: "graft.dev", resources: &["transferjobs"], verbs: &["list", "watch"], why: "The jobs themselves.", seen: Seen::Request },
+    Access {
+        group: "graft.dev",
+        resources: &["transferjobs/status"],
+        verbs: &["patch"],
+        why: "Their status; nothing else of them is ever written.",
+        seen: Seen::Request,
+    },
+    Access {
+        group: "graft.dev",
+        resources: &["transferjobs/finalizers"],
+        verbs: &["update"],
+        why: "Children that block their owner's deletion need this where OwnerReferencesPermissionEnforcement is on.",
+        seen: Seen::Admission,
+    },
+    Access {
+        group: "batch",
+        resources: &["jobs"],
+        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        why: "The gangs. Server-side apply of a new object needs create and patch.",
+        seen: Seen::Request,
+    },
+    Access {
+        group: "",
+        resources: &["services", "configmaps"],
+        verbs: &["create", "patch", "delete"],
+        why: "The names of a gang's pods and their configuration.",
+        seen: Seen::Request,
+    },
+    Access { group: "", resources: &["pods"], verbs: &["list", "watch"], why: "How the gangs are.", seen: Seen::Request },
+    Access {
+        group: "events.k8s.io",
+        resources: &["events"],
+        verbs: &["create", "patch"],
+        why: "What is told about a job; patch counts one that repeats.",
+        seen: Seen::Request,
+    },
+];
+
+/// The table as the `rules` of a role, in YAML.
+#[must_use]
+pub fn rules() -> String {
+    ACCESS
+        .iter()
+        .map(|a| {
+            let group = if a.group.is_empty() { "\"\"" } else { a.group };
+            let (resources, verbs) = (a.resources.join(", "), a.verbs.join(", "));
+            format!("# {}\n- apiGroups: [{group}]\n  resources: [{resources}]\n  verbs: [{verbs}]\n", a.why)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_no_wildcard_and_nothing_twice() {
+        let mut all = Vec::new();
+        for access in ACCESS {
+            for resource in access.resources {
+                assert!(!resource.contains("secret") && !resource.contains('*') && !access.verbs.contains(&"*"), "{access:?}");
+                all.extend(access.verbs.iter().map(|verb| (access.group, *resource, *verb)));
+            }
+        }
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}
