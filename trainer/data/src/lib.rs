@@ -4,6 +4,7 @@
 
 mod dataset;
 mod decode;
+pub mod doctor;
 mod error;
 mod holdout;
 mod loader;
