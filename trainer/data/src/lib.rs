@@ -7,6 +7,7 @@ mod decode;
 pub mod doctor;
 mod error;
 mod holdout;
+pub mod inspect;
 mod loader;
 pub mod phantom;
 mod source;
