@@ -136,11 +136,10 @@ mod tests {
     fn auroc_and_its_error_equal_the_definition() {
         let scores = [0.1, 0.4, 0.35, 0.8, 0.4, 0.9];
         let positive = [false, false, true, true, true, false];
-        // 9 pairs, of which 5 are in order and one ties: (5 − 1 + …) counted by hand.
+        // The definition: the share of pairs of a case and a control that are in order, ties counting half.
         let mut wins = 0.0;
-        for (i, a) in scores.iter().enumerate().filter(|(i, _)| positive[*i]) {
-            let _ = i;
-            for (_, b) in scores.iter().enumerate().filter(|(j, _)| !positive[*j]) {
+        for (a, _) in scores.iter().zip(positive).filter(|(_, positive)| *positive) {
+            for (b, _) in scores.iter().zip(positive).filter(|(_, positive)| !*positive) {
                 wins += if a > b {
                     1.0
                 } else if a == b {
