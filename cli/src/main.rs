@@ -1,6 +1,7 @@
 //! `graft`: trains, checks and inspects TransferJobs on this machine, without a cluster. It takes the file that
 //! `kubectl apply` takes and runs the stages that the trainer's pods run; its exit codes are the trainer's.
 
+mod data;
 mod generate;
 mod job;
 mod mounts;
@@ -62,6 +63,9 @@ enum Command {
         #[arg(long, default_value_t = 120)]
         patients: usize,
     },
+    /// Look at data: is the split sound, and how is a folder laid out
+    #[command(subcommand)]
+    Data(data::Data),
     /// One rank, started by `run`
     #[command(hide = true)]
     Rank,
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         }),
         Command::Verify { model, mounts } => verify(&model, &mounts).map(|()| ExitReason::Ok),
         Command::Validate { job, mounts } => read(&job, &mounts).and_then(|job| validate::run(&job.spec)).map(|()| ExitReason::Ok),
+        Command::Data(data) => data.run().map(|()| ExitReason::Ok),
         Command::Generate { folder, seed, patients } => {
             generate::write(&folder, seed, patients).map(|()| ExitReason::Ok).map_err(|e| job::spec_failure("NotWritable", format!("{e:#}")))
         }

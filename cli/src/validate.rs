@@ -10,7 +10,8 @@ use graft_trainer::models;
 use graft_trainer::rank::padding;
 use graft_trainer::weights::{self, HeadPolicy};
 
-fn data_failure(error: &DataError) -> TrainerFailure {
+/// A failure of the data, with every place of every finding.
+pub fn data_failure(error: &DataError) -> TrainerFailure {
     // Here no termination message limits the text: every place of every finding.
     let text = |finding: &graft_data::Finding| {
         let places: Vec<String> = finding.places.iter().map(|p| format!("\n  {p}")).collect();

@@ -1,6 +1,7 @@
 //! The labelled target data: where it lies and how it is split.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::decimal::Decimal;
@@ -29,6 +30,20 @@ pub struct Data {
     /// The values of the split column.
     #[serde(default)]
     pub splits: DataSplits,
+    /// What happens when the same picture is in two splits, or under two labels. Default: record.
+    #[serde(default)]
+    pub duplicates: Duplicates,
+}
+
+/// What happens when the same picture is in two splits, or under two labels.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Duplicates {
+    /// The job fails before training and names the pairs.
+    Refuse,
+    /// The job logs how many there are and trains.
+    #[default]
+    Record,
 }
 
 /// A set of labelled images: a folder with one folder per class, or a CSV manifest.

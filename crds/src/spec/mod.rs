@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use data::{Data, DataColumns, DataSet, DataSplits, Validation};
+pub use data::{Data, DataColumns, DataSet, DataSplits, Duplicates, Validation};
 pub use pod::{Mount, NfsSource, Volume, Workers};
 pub use training::{
     Backbone, Evaluation, FineTune, Fit, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName, Preprocessing, Weights,

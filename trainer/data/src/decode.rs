@@ -125,6 +125,22 @@ impl Geometry {
 /// # Errors
 /// Anything but a whole image within the limits.
 pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, DecodeError> {
+    Ok(decode_picture(bytes, limits)?.image.into_rgb8())
+}
+
+/// An image as its file stores it.
+pub(crate) struct Picture {
+    /// Pixels in the file's own kind; a palette is resolved.
+    pub(crate) image: DynamicImage,
+    /// Name of the format, by the file's content.
+    pub(crate) format: &'static str,
+}
+
+/// Decodes an image without converting its pixels.
+///
+/// # Errors
+/// Anything but a whole image within the limits.
+pub(crate) fn decode_picture(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let format = reader.format().ok_or(DecodeError::UnknownFormat)?;
     let mut allocation = image::Limits::default();
@@ -138,7 +154,15 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, DecodeError> {
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(DecodeError::Truncated);
     }
-    Ok(DynamicImage::from_decoder(decoder)?.into_rgb8())
+    let name = match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Tiff => "TIFF",
+        ImageFormat::WebP => "WebP",
+        _ => "other",
+    };
+    Ok(Picture { image: DynamicImage::from_decoder(decoder)?, format: name })
 }
 
 /// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.

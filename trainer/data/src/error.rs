@@ -40,6 +40,10 @@ pub enum Reason {
     PatientInTwoSplits,
     /// An image file is in more than one split.
     InputInTwoSplits,
+    /// Two images of different splits show the same picture.
+    PictureInTwoSplits,
+    /// Two images show the same picture and have different labels.
+    LabelConflict,
     /// An image file does not exist.
     InputNotFound,
     /// There are fewer training samples than processes.
@@ -68,6 +72,8 @@ impl Reason {
             Self::AmbiguousValidation => "AmbiguousValidation",
             Self::PatientInTwoSplits => "PatientInTwoSplits",
             Self::InputInTwoSplits => "InputInTwoSplits",
+            Self::PictureInTwoSplits => "PictureInTwoSplits",
+            Self::LabelConflict => "LabelConflict",
             Self::InputNotFound => "InputNotFound",
             Self::TooFewSamples => "TooFewSamples",
             Self::UndecodableInput => "UndecodableInput",

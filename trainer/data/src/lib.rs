@@ -4,8 +4,10 @@
 
 mod dataset;
 mod decode;
+pub mod doctor;
 mod error;
 mod holdout;
+pub mod inspect;
 mod loader;
 pub mod phantom;
 mod source;

@@ -58,7 +58,7 @@ impl DecodeCache {
 }
 
 /// A poisoned lock only means that another thread panicked between two whole updates.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -290,7 +290,7 @@ fn read_folders(root: &Path, field: &str, findings: &mut Vec<Finding>) -> Vec<Re
 }
 
 /// Entries of a folder by name, sorted, without hidden ones.
-fn list(folder: &Path) -> std::io::Result<BTreeMap<String, PathBuf>> {
+pub(crate) fn list(folder: &Path) -> std::io::Result<BTreeMap<String, PathBuf>> {
     let mut entries = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Task, Validation};
+use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::{DataError, Dataset, Split};
 
 fn set(folder: &Path, manifest: &str) -> DataSet {
@@ -20,6 +20,7 @@ fn data(folder: &Path) -> Data {
         test: None,
         columns: DataColumns { patient: Some("patient".into()), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
+        duplicates: Duplicates::default(),
     }
 }
 
@@ -162,6 +163,7 @@ fn separate_folders_of_classes() {
         test: Some(of("test")),
         columns: DataColumns::default(),
         splits: DataSplits::default(),
+        duplicates: Duplicates::default(),
     };
     says(&Dataset::load(&data, &Task::default(), 0).unwrap_err(), "UnknownClass", &["\"c\"", "test/c/1.png"]);
     fs::remove_dir_all(root.path().join("test/c")).unwrap();

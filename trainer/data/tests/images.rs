@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Fit, Interpolation, Task, Validation};
+use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, data_digest, decode, fit};
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 
@@ -59,6 +59,7 @@ fn folders() -> (tempfile::TempDir, Data) {
         test: Some(of("test")),
         columns: DataColumns::default(),
         splits: DataSplits::default(),
+        duplicates: Duplicates::default(),
     };
     (root, data)
 }
@@ -143,6 +144,7 @@ fn covid_ct_decodes_as_a_whole() {
         test: None,
         columns: DataColumns { patient: Some("patient_id".into()), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
+        duplicates: Duplicates::default(),
     };
     let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();
     let geometry = Geometry::resolve(graft_crds::Architecture::ResNet18, None).unwrap();

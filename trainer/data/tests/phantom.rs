@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Task, Validation};
+use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::phantom::{PHANTOM_CLASSES, SOURCE_CLASSES, write_phantom, write_source_domain};
 use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, Split};
 
@@ -16,6 +16,7 @@ fn data(folder: &Path, patient: Option<&str>) -> Data {
         test: None,
         columns: DataColumns { patient: patient.map(Into::into), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
+        duplicates: Duplicates::default(),
     }
 }
 

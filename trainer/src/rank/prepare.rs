@@ -1,7 +1,9 @@
 //! Everything that can be wrong is found here, before the first training step: labels and splits first, then weights and
-//! layer names, then every image is decoded once, each rank its share.
+//! layer names, then every image is decoded once, each rank its share, and then the doctor looks for pictures in two splits.
 
-use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest};
+use graft_crds::contract::ExitReason;
+use graft_crds::spec::Duplicates;
+use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest, doctor};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
@@ -46,7 +48,26 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let data_digest = check_images(rank, &dataset, &loader)?;
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
+    examine(rank, &dataset)?;
     Ok(Recipe { model, dataset, loader, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
+}
+
+/// The doctor looks at all images, on rank 0 alone. What it refuses, all ranks must refuse.
+fn examine(rank: &Rank, dataset: &Dataset) -> Result<(), Failure> {
+    let mut refused = Ok(());
+    if rank.rank == 0 {
+        let report = doctor::examine(dataset, Limits::default(), rank.config.gang.threads as usize);
+        rank.log(report.line());
+        refused = match rank.config.data.duplicates {
+            Duplicates::Refuse => report.refuse_duplicates(),
+            Duplicates::Record => Ok(()),
+        };
+    }
+    if rank.any(refused.as_ref().map(drop).map_err(drop))? {
+        refused?;
+        return Err(Failure::new(ExitReason::DataError, "DataRefused", "rank 0 refused the data; its message says why"));
+    }
+    Ok(())
 }
 
 fn list(names: &[String]) -> String {
@@ -66,6 +87,5 @@ fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Strin
     let all = rank.gather(&local, n)?.f_flatten(0, 1)?;
     let bytes = Vec::<u8>::try_from(all.f_to_device(graft_torch::tch::Device::Cpu)?)?;
     let digests: Vec<[u8; 32]> = bytes.chunks_exact(32).filter_map(|chunk| chunk.try_into().ok()).collect();
-    data_digest(dataset, &digests)
-        .ok_or_else(|| Failure::new(graft_crds::contract::ExitReason::Bug, "DigestsLost", format!("{} digests for {n} images", digests.len())))
+    data_digest(dataset, &digests).ok_or_else(|| Failure::new(ExitReason::Bug, "DigestsLost", format!("{} digests for {n} images", digests.len())))
 }

@@ -1,0 +1,86 @@
+//! `graft data doctor`: what the doctor of a job's prepare stage finds, for people.
+
+use std::path::Path;
+
+use graft_crds::TransferJobSpec;
+use graft_crds::contract::TrainerFailure;
+use graft_crds::spec::{Data, Task};
+use graft_data::doctor::{self, Report};
+use graft_data::{Dataset, Limits, inspect};
+use serde_json::Value;
+
+use super::{Form, data_failure, here, json};
+use crate::job::{self, spec_failure};
+use crate::mounts::{self, Mount};
+
+/// Examine and print.
+///
+/// # Errors
+/// The job or the data cannot be read, or the layout says nothing of splits.
+pub fn run(what: &str, mounts: &[Mount], form: Form) -> Result<(), TrainerFailure> {
+    let path = here(what)?;
+    let (data, task, seed) = if path.is_file() { of_job(&path, mounts)? } else { of_folder(&path)? };
+    let dataset = Dataset::load(&data, &task, seed).map_err(|error| data_failure(&error))?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let report = doctor::examine(&dataset, Limits::default(), threads);
+    match form {
+        Form::Json => json(&report),
+        Form::Text => {
+            print!("{}", text(&report));
+            Ok(())
+        }
+    }
+}
+
+fn of_job(path: &Path, mounts: &[Mount]) -> Result<(Data, Task, u64), TrainerFailure> {
+    let mut job = job::read(path)?;
+    mounts::apply(&mut job.spec, mounts);
+    let TransferJobSpec { data, task, fine_tune, .. } = job.spec;
+    Ok((data, task, fine_tune.map_or(0, |f| u64::from(f.seed.unsigned_abs()))))
+}
+
+/// The data of the snippet that `graft data inspect` prints.
+fn of_folder(path: &Path) -> Result<(Data, Task, u64), TrainerFailure> {
+    let seen = inspect::inspect(path).map_err(|error| data_failure(&error))?;
+    let snippet = seen.snippet.ok_or_else(|| {
+        let what = format!(
+            "{} is laid out as {}, which does not say which images are for training and which for testing",
+            path.display(),
+            seen.layout.name()
+        );
+        spec_failure("NoSplits", format!("{what}; name a TransferJob instead, or see `graft data inspect`"))
+    })?;
+    let read = |error: &dyn std::fmt::Display| spec_failure("InvalidYaml", format!("{}: {error}", path.display()));
+    let value: Value = serde_saphyr::from_str(&snippet).map_err(|error| read(&error))?;
+    let data = serde_json::from_value(value["data"].clone()).map_err(|error| read(&error))?;
+    Ok((data, Task::default(), 0))
+}
+
+/// The report in sentences; what does harm comes first.
+fn text(report: &Report) -> String {
+    let mut lines = vec![format!("{} images looked at, {} cannot be decoded", report.images, report.undecodable)];
+    let harmful = report.harmful_pairs();
+    lines.push(format!("{} pairs of equal pictures, {} of nearly equal ones", report.exact.pairs, report.near.pairs));
+    lines.push(format!("{} pairs are in two splits, {} have two labels", harmful.across_splits, harmful.label_conflicts));
+    lines.extend(report.pairs.iter().map(|pair| format!("  {pair}")));
+    let patients = &report.patients;
+    lines.push(match patients.named {
+        0 => "no column names the patients".into(),
+        named => format!("{named} patients, {} in two splits", patients.across_splits),
+    });
+    lines.push(format!("copies tie images into {} groups, {} of them in two splits", patients.inferred_groups, patients.inferred_across_splits));
+    for class in &report.classes {
+        lines.extend(class.empty_splits().map(|split| format!("class {:?} has no image in {}", class.class, split.name())));
+    }
+    lines.extend(
+        report
+            .imbalance
+            .filter(|ratio| *ratio >= 3.0)
+            .map(|ratio| format!("the largest class has {ratio:.1} training images for each of the smallest")),
+    );
+    lines.extend(report.shortcuts.iter().map(|shortcut| format!("shortcut: {shortcut}")));
+    if report.is_clean() {
+        lines.push("nothing that would make the test result wrong".into());
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,44 @@
+//! `graft data inspect`: the layout, its counts and a snippet, for people.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use graft_crds::contract::TrainerFailure;
+use graft_data::inspect::{self, Inspection};
+
+use super::{Form, data_failure, json};
+
+/// Inspect and print.
+///
+/// # Errors
+/// Nothing that is known lies there.
+pub fn run(path: &Path, form: Form) -> Result<(), TrainerFailure> {
+    let seen = inspect::inspect(path).map_err(|error| data_failure(&error))?;
+    match form {
+        Form::Json => json(&seen),
+        Form::Text => {
+            print!("{}", text(&seen));
+            Ok(())
+        }
+    }
+}
+
+fn text(seen: &Inspection) -> String {
+    let patients = seen.patients.map_or(String::new(), |n| format!(", {n} patients"));
+    let mut lines = vec![format!("{}: {} images{patients}", seen.layout.name(), seen.images)];
+    let splits: BTreeSet<&String> = seen.counts.values().flat_map(|counts| counts.keys()).collect();
+    // The usual order first, then the rest by name.
+    let usual = ["train", "val", "validation", "test"];
+    let mut splits: Vec<&String> = splits.into_iter().collect();
+    splits.sort_by_key(|split| usual.iter().position(|name| name == split).unwrap_or(usual.len()));
+    let width = seen.counts.keys().map(|class| class.chars().count()).max().unwrap_or(0).max(5);
+    let head: String = splits.iter().map(|split| format!(" {split:>10}")).collect();
+    lines.push(format!("{:<width$}{head}", "class"));
+    for (class, counts) in &seen.counts {
+        let row: String = splits.iter().map(|split| format!(" {:>10}", counts.get(*split).unwrap_or(&0))).collect();
+        lines.push(format!("{class:<width$}{row}"));
+    }
+    lines.extend(seen.notes.iter().map(|note| format!("note: {note}")));
+    lines.extend(seen.snippet.iter().map(|snippet| format!("\n{}", snippet.trim_end())));
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,133 @@
+//! What the doctor keeps of an image: two digests, the picture at 32 × 32 grey pixels, and facts about its file. It is
+//! a function of the file's bytes alone, about 1.2 KiB, so that a hundred thousand images fit into memory.
+
+use fast_image_resize as fir;
+use image::DynamicImage;
+use sha2::{Digest, Sha256};
+
+use crate::decode::{DecodeError, Limits, Picture, decode_picture};
+use crate::loader::FileDigest;
+
+/// Side of the small grey picture in pixels.
+pub(crate) const SIDE: usize = 32;
+/// Width of the border in the small picture, in pixels: a sixteenth of the side.
+const BORDER: usize = SIDE / 16;
+
+/// What is known about a file besides its picture.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Facts {
+    /// Width in pixels.
+    pub(crate) width: u32,
+    /// Height in pixels.
+    pub(crate) height: u32,
+    /// Bits per channel.
+    pub(crate) bits: u16,
+    /// Channels as stored: 1 is grey.
+    pub(crate) channels: u8,
+    /// The file's format, by its content.
+    pub(crate) format: &'static str,
+    /// Mean and standard deviation of the top, bottom, left and right border, in grey levels.
+    pub(crate) border: [f32; 8],
+}
+
+/// What the doctor keeps of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Fingerprint {
+    /// SHA-256 of the file.
+    pub(crate) file: FileDigest,
+    /// SHA-256 of size and decoded pixels: equal for the same picture in two lossless files.
+    pub(crate) pixels: FileDigest,
+    /// The picture stretched to 32 × 32 grey pixels, rows from top to bottom.
+    pub(crate) grey: Vec<u8>,
+    /// About the file.
+    pub(crate) facts: Facts,
+}
+
+impl Fingerprint {
+    /// Decodes a file and measures it.
+    ///
+    /// # Errors
+    /// Anything but a whole image within the limits.
+    pub(crate) fn of(bytes: &[u8], limits: Limits) -> Result<Self, DecodeError> {
+        let Picture { image, format } = decode_picture(bytes, limits)?;
+        let (bits, channels) = (image.color().bits_per_pixel() / u16::from(image.color().channel_count().max(1)), image.color().channel_count());
+        let (width, height) = (image.width(), image.height());
+        let mut digest = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes());
+        let grey = match image {
+            DynamicImage::ImageLuma8(grey) => {
+                // Grey and its RGB copy are the same picture.
+                let mut row = Vec::with_capacity(3 * width as usize);
+                for line in grey.as_raw().chunks(width.max(1) as usize) {
+                    row.clear();
+                    row.extend(line.iter().flat_map(|level| [*level; 3]));
+                    digest.update(&row);
+                }
+                grey
+            }
+            image => {
+                let rgb = image.into_rgb8();
+                digest.update(rgb.as_raw());
+                DynamicImage::ImageRgb8(rgb).into_luma8()
+            }
+        };
+        let grey = small(grey.into_raw(), width, height)?;
+        let border = border(&grey);
+        let facts = Facts { width, height, bits, channels, format, border };
+        Ok(Self { file: Sha256::digest(bytes).into(), pixels: digest.finalize().into(), grey, facts })
+    }
+}
+
+fn small(pixels: Vec<u8>, width: u32, height: u32) -> Result<Vec<u8>, DecodeError> {
+    let failed = |error: &dyn std::fmt::Display| DecodeError::Resize(error.to_string());
+    let source = fir::images::Image::from_vec_u8(width, height, pixels, fir::PixelType::U8).map_err(|error| failed(&error))?;
+    let mut target = fir::images::Image::new(SIDE as u32, SIDE as u32, fir::PixelType::U8);
+    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
+    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
+    Ok(target.into_vec())
+}
+
+fn border(grey: &[u8]) -> [f32; 8] {
+    let strips: [fn(usize, usize) -> bool; 4] = [|_, y| y < BORDER, |_, y| y >= SIDE - BORDER, |x, _| x < BORDER, |x, _| x >= SIDE - BORDER];
+    let mut out = [0.0; 8];
+    for (slot, inside) in out.chunks_exact_mut(2).zip(strips) {
+        let levels: Vec<f32> = grey.iter().enumerate().filter(|(i, _)| inside(i % SIDE, i / SIDE)).map(|(_, level)| f32::from(*level)).collect();
+        let mean = levels.iter().sum::<f32>() / levels.len() as f32;
+        let variance = levels.iter().map(|level| (level - mean).powi(2)).sum::<f32>() / levels.len() as f32;
+        slot.copy_from_slice(&[mean, variance.sqrt()]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{GrayImage, ImageFormat, Luma};
+
+    fn bytes(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut file = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut file, format).unwrap();
+        file.into_inner()
+    }
+
+    #[test]
+    fn the_same_picture_in_another_file_has_the_same_pixels() {
+        let grey = DynamicImage::ImageLuma8(GrayImage::from_fn(50, 40, |x, y| Luma([(x * y % 256) as u8])));
+        let files = [bytes(&grey, ImageFormat::Png), bytes(&grey, ImageFormat::Bmp), bytes(&grey.to_rgb8().into(), ImageFormat::Png)];
+        let prints = files.map(|file| Fingerprint::of(&file, Limits::default()).unwrap());
+        assert!(prints.iter().all(|print| print.pixels == prints[0].pixels && print.grey == prints[0].grey));
+        assert_ne!(prints[0].file, prints[2].file);
+        assert_eq!((prints[0].facts.format, prints[0].facts.bits, prints[0].facts.channels), ("PNG", 8, 1));
+        assert_eq!((prints[1].facts.format, prints[2].facts.channels), ("BMP", 3));
+        let turned = Fingerprint::of(&bytes(&grey.rotate90(), ImageFormat::Png), Limits::default()).unwrap();
+        assert_ne!(turned.pixels, prints[0].pixels);
+    }
+
+    #[test]
+    fn the_border_is_measured_side_by_side() {
+        let mut grey = vec![0; SIDE * SIDE];
+        grey[..BORDER * SIDE].fill(200);
+        let measured = border(&grey);
+        assert_eq!(measured[..4], [200.0, 0.0, 0.0, 0.0]);
+        assert!((measured[4] - 200.0 / 16.0).abs() < 1e-3 && measured[5] > 40.0, "{measured:?}");
+    }
+}

@@ -1,0 +1,195 @@
+//! The split doctor: finds what makes a result look better than it is, before a device is used. The same picture in two
+//! splits, exactly or nearly; the same picture under two labels; patients in two splits; classes that are missing or
+//! rare; and what predicts the label without being the disease. Everything but reading the files is a function of
+//! fingerprints and labels.
+
+mod fingerprint;
+mod logistic;
+mod near;
+mod report;
+mod shortcut;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use report::{ClassCount, Member, Pair, PairCounts, Patients, Report};
+pub use shortcut::{Feature, Shortcut};
+
+use crate::dataset::{Dataset, Sample, Split};
+use crate::decode::{DecodeError, Limits};
+use crate::doctor::fingerprint::Fingerprint;
+use crate::doctor::near::{Near, near_duplicates};
+use crate::loader::lock;
+
+/// Looks at every image of `dataset` with `threads` threads. Images that cannot be decoded are counted and left out:
+/// [`crate::Loader::check`] names them.
+#[must_use]
+pub fn examine(dataset: &Dataset, limits: Limits, threads: usize) -> Report {
+    let prints = fingerprints(&dataset.samples, limits, threads);
+    let kept: Vec<(&Sample, &Fingerprint)> =
+        dataset.samples.iter().zip(&prints).filter_map(|(sample, print)| Some((sample, print.as_ref()?))).collect();
+    let greys: Vec<&[u8]> = kept.iter().map(|(_, print)| print.grey.as_slice()).collect();
+    let near = near_duplicates(&greys, threads);
+    let mut report = judge(dataset, &kept, &near);
+    report.undecodable = prints.iter().filter(|print| print.is_none()).count();
+    report.shortcuts = shortcut::find(&dataset.classes, &kept);
+    report
+}
+
+fn fingerprints(samples: &[Sample], limits: Limits, threads: usize) -> Vec<Option<Fingerprint>> {
+    let next = AtomicUsize::new(0);
+    let found: Mutex<BTreeMap<usize, Option<Fingerprint>>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(sample) = samples.get(index) else { break };
+                    // Decoders may panic on hostile files; what they say is the loader's to report.
+                    let print = catch_unwind(AssertUnwindSafe(|| read(&sample.path, limits))).ok().and_then(Result::ok);
+                    lock(&found).insert(index, print);
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect()
+}
+
+fn read(path: &Path, limits: Limits) -> Result<Fingerprint, DecodeError> {
+    let bytes = fs::metadata(path)?.len();
+    if bytes > limits.file {
+        return Err(DecodeError::FileTooLarge { bytes, limit: limits.file });
+    }
+    Fingerprint::of(&fs::read(path)?, limits)
+}
+
+/// Counts and pairs from what is known about each image; `near` has indices into `kept`.
+fn judge(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> Report {
+    let mut exact = PairCounts::default();
+    let mut other = PairCounts::default();
+    let mut pairs = Vec::new();
+    let mut groups = Groups::new(kept.len());
+    let member = |index: usize| {
+        let sample = kept[index].0;
+        let label = dataset.classes.get(sample.label).cloned().unwrap_or_default();
+        Member { input: sample.key.clone(), label, split: sample.split.name().into(), patient: sample.patient_pseudonym() }
+    };
+    let mut add = |counts: &mut PairCounts, (first, second): (usize, usize), correlation: f64, turn: Option<&str>| {
+        groups.join(first, second);
+        let pair = Pair { first: member(first), second: member(second), correlation, turn: turn.map(str::to_owned) };
+        counts.pairs += 1;
+        counts.across_splits += usize::from(pair.across_splits());
+        counts.label_conflicts += usize::from(pair.label_conflict());
+        if pair.across_splits() || pair.label_conflict() {
+            pairs.push(pair);
+        }
+    };
+    for (first, second) in equal_pixels(kept) {
+        add(&mut exact, (first, second), 1.0, None);
+    }
+    for near in near.iter().filter(|near| kept[near.first].1.pixels != kept[near.second].1.pixels) {
+        // Rounded, so that a copy that is nearly perfect is not said to have equal pixels.
+        add(&mut other, (near.first, near.second), near.correlation.min(0.9999), near.turn.name());
+    }
+    pairs.sort_by(|a, b| b.label_conflict().cmp(&a.label_conflict()).then(b.correlation.total_cmp(&a.correlation)));
+    pairs.truncate(report::PAIRS_LISTED);
+    let classes = count_classes(dataset);
+    let trained: Vec<usize> = classes.iter().map(|class| class.train).collect();
+    let imbalance = trained.iter().max().zip(trained.iter().min()).filter(|(_, least)| **least > 0).map(|(most, least)| *most as f64 / *least as f64);
+    let (inferred_groups, inferred_across_splits) = groups.count(kept);
+    let (named, across_splits) = count_patients(&dataset.samples);
+    Report {
+        images: kept.len(),
+        undecodable: 0,
+        exact,
+        near: other,
+        pairs,
+        patients: Patients { named, across_splits, inferred_groups, inferred_across_splits },
+        classes,
+        imbalance,
+        shortcuts: Vec::new(),
+    }
+}
+
+/// Each image with equal pixels paired with the first one that has them, so that k copies are k − 1 pairs; and, where
+/// that would hide it, with the first one in each other split or of another label.
+fn equal_pixels(kept: &[(&Sample, &Fingerprint)]) -> Vec<(usize, usize)> {
+    let mut first: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
+    let mut pairs = Vec::new();
+    for (index, (sample, print)) in kept.iter().enumerate() {
+        let seen = first.entry(print.pixels).or_default();
+        let before = pairs.len();
+        let differs = |other: &usize| kept[*other].0.split != sample.split || kept[*other].0.label != sample.label;
+        pairs.extend(seen.iter().filter(|other| differs(other)).map(|other| (*other, index)));
+        if before == pairs.len() {
+            pairs.extend(seen.first().map(|other| (*other, index)));
+        }
+        if seen.iter().all(|other| differs(other)) {
+            seen.push(index);
+        }
+    }
+    pairs
+}
+
+fn count_classes(dataset: &Dataset) -> Vec<ClassCount> {
+    let mut counts = vec![[0usize; 3]; dataset.classes.len()];
+    for sample in &dataset.samples {
+        counts[sample.label][sample.split as usize] += 1;
+    }
+    dataset
+        .classes
+        .iter()
+        .zip(counts)
+        .map(|(class, [train, validation, test])| ClassCount { class: class.clone(), train, validation, test })
+        .collect()
+}
+
+fn count_patients(samples: &[Sample]) -> (usize, usize) {
+    let mut splits: HashMap<&str, BTreeSet<Split>> = HashMap::new();
+    for sample in samples {
+        if let Some(patient) = &sample.patient {
+            splits.entry(patient).or_default().insert(sample.split);
+        }
+    }
+    (splits.len(), splits.values().filter(|seen| seen.len() > 1).count())
+}
+
+/// Images tied together by pairs: a forest with halved paths (Tarjan and van Leeuwen, JACM 1984).
+struct Groups {
+    parent: Vec<usize>,
+}
+
+impl Groups {
+    fn new(n: usize) -> Self {
+        Self { parent: (0..n).collect() }
+    }
+
+    fn root(&mut self, mut index: usize) -> usize {
+        while self.parent[index] != index {
+            self.parent[index] = self.parent[self.parent[index]];
+            index = self.parent[index];
+        }
+        index
+    }
+
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.parent[b.max(a)] = a.min(b);
+    }
+
+    /// Groups of at least two images, and those of them in two splits.
+    fn count(mut self, kept: &[(&Sample, &Fingerprint)]) -> (usize, usize) {
+        let mut members: HashMap<usize, (usize, BTreeSet<Split>)> = HashMap::new();
+        for (index, (sample, _)) in kept.iter().enumerate() {
+            let group = members.entry(self.root(index)).or_default();
+            group.0 += 1;
+            group.1.insert(sample.split);
+        }
+        let groups = members.values().filter(|(size, _)| *size > 1);
+        groups.fold((0, 0), |(all, across), (_, splits)| (all + 1, across + usize::from(splits.len() > 1)))
+    }
+}

@@ -1,0 +1,131 @@
+//! The doctor on the real COVID-CT, and on sets made here with known faults.
+#![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
+use graft_data::doctor::{self, Report};
+use graft_data::{Dataset, Limits};
+use image::{DynamicImage, GrayImage, Luma};
+
+fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
+    Data {
+        train: DataSet { uri: format!("file://{}", folder.display()), manifest: Some(name.into()) },
+        validation: Validation::default(),
+        test: None,
+        columns: DataColumns { patient: Some(patient.into()), split: Some("split".into()), ..DataColumns::default() },
+        splits: DataSplits::default(),
+        duplicates: Duplicates::default(),
+    }
+}
+
+fn examine(data: &Data) -> Report {
+    doctor::examine(&Dataset::load(data, &Task::default(), 0).unwrap(), Limits::default(), 2)
+}
+
+/// A picture of its own for each number: blobs whose places depend on it.
+fn picture(number: u32) -> DynamicImage {
+    let mixed = |k: u32| {
+        let word = (number * 31 + k + 1).wrapping_mul(2_654_435_761);
+        let word = (word ^ word >> 15).wrapping_mul(0x85EB_CA6B);
+        word ^ word >> 13
+    };
+    let level = |x: u32, y: u32| {
+        let near = |k: u32| {
+            let (dx, dy) = (f64::from(x) - f64::from(mixed(k) % 96), f64::from(y) - f64::from((mixed(k) >> 8) % 96));
+            (-(dx * dx + dy * dy) / 150.0).exp()
+        };
+        ((0..6).map(near).sum::<f64>() * 150.0).min(255.0) as u8
+    };
+    GrayImage::from_fn(96, 96, |x, y| Luma([level(x, y)])).into()
+}
+
+#[test]
+fn planted_faults_are_all_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = String::from("image,label,patient,split\n");
+    let mut add = |name: &str, image: &DynamicImage, label: &str, patient: &str, split: &str| {
+        image.save(folder.path().join(name)).unwrap();
+        rows += &format!("{name},{label},{patient},{split}\n");
+    };
+    for n in 0..60 {
+        let (label, split) = (if n % 3 == 0 { "ill" } else { "well" }, ["train", "train", "val", "test"][n as usize % 4]);
+        add(&format!("{n}.png"), &picture(n), label, &format!("secret-{n}"), split);
+    }
+    // The same pixels in another file format; mirrored and smaller, with the other label; and inside one split.
+    add("copy.bmp", &picture(0), "ill", "secret-100", "test");
+    let mirrored = picture(4).fliph().resize_exact(70, 70, image::imageops::FilterType::Triangle);
+    add("mirror.png", &mirrored, "ill", "secret-101", "test");
+    add("again.png", &picture(8), "well", "secret-102", "train");
+    fs::write(folder.path().join("m.csv"), rows).unwrap();
+    let report = examine(&manifest(folder.path(), "m.csv", "patient"));
+
+    assert_eq!((report.images, report.undecodable), (63, 0));
+    assert_eq!((report.exact.pairs, report.exact.across_splits, report.exact.label_conflicts), (2, 1, 0), "{report:#?}");
+    assert_eq!((report.near.pairs, report.near.across_splits, report.near.label_conflicts), (1, 1, 1), "{report:#?}");
+    let pairs: Vec<_> = report.pairs.iter().map(|pair| (pair.first.input.as_str(), pair.second.input.as_str(), pair.turn.as_deref())).collect();
+    assert_eq!(pairs, [("4.png", "mirror.png", Some("mirrored left to right")), ("0.png", "copy.bmp", None)]);
+    assert_eq!((report.patients.named, report.patients.inferred_groups, report.patients.inferred_across_splits), (63, 3, 2));
+    assert!(!report.is_clean());
+
+    let text = format!("{} {} {}", serde_json::to_string(&report).unwrap(), report.line(), report.refuse_duplicates().unwrap_err());
+    assert!(!text.contains("secret") && text.contains("patient#"), "{text}");
+    let error = report.refuse_duplicates().unwrap_err();
+    assert_eq!(error.reason(), "PictureInTwoSplits");
+    assert!(error.to_string().contains("0.png (train, ill) and copy.bmp (test, ill): equal pixels"), "{error}");
+    let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+    assert_eq!((again.near, again.exact, again.pairs.len()), (report.near, report.exact, 2));
+}
+
+/// A folder of the real data; none says by name that the test is skipped.
+fn real(test: &str, path: &str) -> Option<PathBuf> {
+    let root =
+        std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join(path);
+    if root.is_dir() {
+        return Some(root.canonicalize().unwrap());
+    }
+    println!("skipped {test}: no GRAFT_DATA");
+    None
+}
+
+#[test]
+fn the_lists_of_bccd_are_clean() {
+    let Some(root) = real("the_lists_of_bccd_are_clean", "bccd") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = String::from("image,label,patient,split\n");
+    for split in ["train", "val", "test"] {
+        let list = fs::read_to_string(root.join(format!("ImageSets/Main/{split}.txt"))).unwrap();
+        for stem in list.lines().map(str::trim).filter(|stem| !stem.is_empty()) {
+            let boxes = fs::read_to_string(root.join(format!("Annotations/{stem}.xml"))).unwrap();
+            let label = if boxes.contains("Platelets") { "platelets" } else { "none" };
+            // The set names no patients: every image is its own.
+            rows += &format!("{},{label},{stem},{split}\n", root.join(format!("JPEGImages/{stem}.jpg")).display());
+        }
+    }
+    fs::write(folder.path().join("m.csv"), rows).unwrap();
+    let report = examine(&manifest(folder.path(), "m.csv", "patient"));
+    println!("{}", report.line());
+    assert_eq!(report.images, 364);
+    assert!(report.is_clean(), "{:?} {:?}", report.pairs, report.shortcuts);
+}
+
+#[test]
+fn covid_ct_has_two_pictures_under_both_labels() {
+    let Some(root) = real("covid_ct_has_two_pictures_under_both_labels", "covid-ct") else { return };
+    let report = examine(&manifest(&root, "manifest.csv", "patient_id"));
+    println!("{}", report.line());
+    for pair in &report.pairs {
+        println!("{pair}");
+    }
+    println!("{:#?} {:?} {:?}", report.shortcuts, report.patients, report.imbalance);
+    let mut pairs: Vec<_> = report.pairs.iter().map(|pair| (pair.first.input.as_str(), pair.second.input.as_str())).collect();
+    pairs.sort_unstable();
+    assert_eq!(
+        pairs,
+        [("images/noncovid-train-543.png", "images/covid-test-347.png"), ("images/noncovid-train-544.png", "images/covid-test-348.png")]
+    );
+    assert!(report.pairs.iter().all(|pair| pair.label_conflict() && pair.across_splits()));
+    assert_eq!((report.patients.named, report.patients.across_splits), (384, 0));
+    assert_eq!((report.images, report.exact.across_splits), (746, 0));
+}
