@@ -128,7 +128,7 @@ fn equal_pixels(kept: &[(&Sample, &Fingerprint)]) -> Vec<(usize, usize)> {
         if before == pairs.len() {
             pairs.extend(seen.first().map(|other| (*other, index)));
         }
-        if seen.iter().all(|other| differs(other)) {
+        if seen.iter().all(differs) {
             seen.push(index);
         }
     }

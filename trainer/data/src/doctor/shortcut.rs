@@ -187,7 +187,7 @@ mod tests {
     fn images(n: usize, facts: impl Fn(usize) -> Facts) -> Vec<(Sample, Fingerprint)> {
         let sample = |i: usize| Sample {
             path: format!("{i}.png").into(),
-            key: format!("{}/{i}.png", if i % 3 == 0 { "x" } else { "y" }),
+            key: format!("{}/{i}.png", if i.is_multiple_of(3) { "x" } else { "y" }),
             label: i % 2,
             patient: None,
             row: Some(i as u64),
@@ -210,20 +210,20 @@ mod tests {
     #[test]
     fn what_predicts_the_label_is_named_and_nothing_else() {
         assert_eq!(named(&images(300, |_| plain())), []);
-        assert_eq!(named(&images(300, |i| Facts { bits: if i % 2 == 0 { 8 } else { 16 }, ..plain() })), [Feature::BitDepth]);
-        assert_eq!(named(&images(300, |i| Facts { format: if i % 2 == 0 { "PNG" } else { "JPEG" }, ..plain() })), [Feature::FileFormat]);
-        let bright = |i: usize| Facts { border: [if i % 2 == 0 { 200.0 } else { (i % 40) as f32 }; 8], ..plain() };
+        assert_eq!(named(&images(300, |i| Facts { bits: if i.is_multiple_of(2) { 8 } else { 16 }, ..plain() })), [Feature::BitDepth]);
+        assert_eq!(named(&images(300, |i| Facts { format: if i.is_multiple_of(2) { "PNG" } else { "JPEG" }, ..plain() })), [Feature::FileFormat]);
+        let bright = |i: usize| Facts { border: [if i.is_multiple_of(2) { 200.0 } else { (i % 40) as f32 }; 8], ..plain() };
         assert_eq!(named(&images(300, bright)), [Feature::BorderPixels]);
         // Sizes that have nothing to do with the label.
         assert_eq!(named(&images(300, |i| Facts { width: 300 + (i as u32 * 37) % 200, ..plain() })), []);
-        let wide = |i: usize| Facts { width: if i % 2 == 0 { 512 } else { 640 }, ..plain() };
+        let wide = |i: usize| Facts { width: if i.is_multiple_of(2) { 512 } else { 640 }, ..plain() };
         assert_eq!(named(&images(300, wide)), [Feature::ImageSize, Feature::AspectRatio]);
     }
 
     #[test]
     fn small_pictures_and_small_classes_raise_no_alarm() {
-        let bright = |i: usize| Facts { width: 28, height: 28, border: [if i % 2 == 0 { 200.0 } else { 0.0 }; 8], ..plain() };
+        let bright = |i: usize| Facts { width: 28, height: 28, border: [if i.is_multiple_of(2) { 200.0 } else { 0.0 }; 8], ..plain() };
         assert_eq!(named(&images(300, bright)), []);
-        assert_eq!(named(&images(30, |i| Facts { bits: if i % 2 == 0 { 8 } else { 16 }, ..plain() })), []);
+        assert_eq!(named(&images(30, |i| Facts { bits: if i.is_multiple_of(2) { 8 } else { 16 }, ..plain() })), []);
     }
 }
