@@ -272,13 +272,13 @@ mod tests {
     use super::*;
     use graft_trainer_core::rng::{Purpose, Stream};
 
-    /// A smooth picture of its own for each number: random low frequencies.
+    /// A smooth picture of its own for each number: all the frequencies that a hash reads, at random.
     fn picture(number: u32) -> Vec<u8> {
         let mut stream = Stream::new(7, Purpose::Phantom, number);
         let waves = waves();
         let mut value = vec![0f32; SIDE * SIDE];
-        for u in 0..6 {
-            for v in 0..6 {
+        for u in 0..WAVES {
+            for v in 0..WAVES {
                 let weight = (stream.next_u64() % 2001) as f32 / 1000.0 - 1.0;
                 for (i, slot) in value.iter_mut().enumerate() {
                     *slot += weight * waves[u][i / SIDE] * waves[v][i % SIDE];
