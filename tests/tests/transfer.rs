@@ -1,17 +1,21 @@
-//! TransferJobs from `kubectl apply` to a model on a real node: two restricted pods, the real trainer. The data are generated; `demo.rs` takes the real ones.
+//! TransferJobs from `kubectl apply` to a model on a real node: two restricted pods, the real trainer, and what goes wrong in
+//! the life of a cluster. The data are generated; `demo.rs` takes the real ones.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
 use graft_tests::cluster::can_run_node;
 use graft_tests::lab::{Lab, NAMESPACE};
-use graft_tests::scenario::{binary, kubectl, status, wait_for, workspace};
+use graft_tests::scenario::{Operator, binary, kubectl, status, wait_for, workspace};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(240);
+/// Epochs of the run that is disturbed: enough to be in their midst.
+const EPOCHS: u64 = 20;
 
 struct Site {
     lab: Lab,
@@ -88,11 +92,13 @@ fn transfer_jobs_on_a_node() {
         println!("skipped transfer_jobs_on_a_node: {reason}");
         return;
     }
-    let site = Site::start();
+    let mut site = Site::start();
     explained(&site);
     from_apply_to_a_model(&site);
     a_finished_job_stays_finished(&site);
     bad_data_fails_once(&site);
+    an_image_that_is_not_there_is_told(&site);
+    lost_pods_and_operators_lose_nothing(&mut site);
 }
 
 fn explained(site: &Site) {
@@ -129,4 +135,61 @@ fn bad_data_fails_once(site: &Site) {
     let failure = end.failure.unwrap();
     assert_eq!((failure.class, failure.reason.as_str(), end.restarts.total), (FailureClass::DataError, "ColumnNotFound", 0));
     assert!(failure.message.contains("manifest.csv") && failure.message.contains("label"), "{}", failure.message);
+    let events = site.kubectl(&[
+        "get",
+        "events",
+        "-n",
+        NAMESPACE,
+        "--field-selector",
+        "involvedObject.name=bad",
+        "-o",
+        "jsonpath={range .items[*]}{.reason}: {.message}{end}",
+    ]);
+    assert!(events.contains("Failed: ColumnNotFound"), "{events}");
+}
+
+fn an_image_that_is_not_there_is_told(site: &Site) {
+    site.apply("typo", |job| job["spec"]["image"] = "localhost:1/no-such-trainer:1".into());
+    let told = site.until("typo", |s| s.failure.is_some());
+    let failure = told.failure.unwrap();
+    assert_eq!(failure.class, FailureClass::PodNotStarted);
+    assert!(failure.message.contains("no-such-trainer"), "{}", failure.message);
+    site.kubectl(&["delete", "tj", "typo", "-n", NAMESPACE]);
+}
+
+/// The operator is killed while the gang trains, and a pod is deleted while it is away.
+fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
+    site.apply("hurt", |job| job["spec"]["fineTune"]["epochs"] = EPOCHS.into());
+    // Status hears of a checkpoint up to ten seconds later; the folder shows it at once.
+    let until = Instant::now() + PATIENCE;
+    while !second_checkpoint(&site.lab.models().join("hurt/.graft/checkpoints")) {
+        assert!(Instant::now() < until, "{}", site.describe("hurt"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let log = site.log();
+    kill_hard(site.lab.operator.pid());
+    let victim = site.names("pod", "hurt").pop().unwrap();
+    site.kubectl(&["delete", "-n", NAMESPACE, &victim, "--grace-period=1", "--wait=true"]);
+    site.lab.operator = Operator::start(&site.lab.cluster, &log).unwrap();
+    let end = site.end("hurt", Phase::Succeeded);
+    assert!(end.attempt >= 1, "{end:#?}");
+    let history = fs::read_to_string(site.lab.models().join("hurt/history.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = history.lines().filter(|l| l.starts_with("fineTune,")).map(|l| l.split(',').collect()).collect();
+    let numbers: Vec<u64> = rows.iter().map(|r| r[1].parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=EPOCHS).collect::<Vec<_>>(), "each epoch counts once");
+    assert_eq!((rows[0][2], rows[rows.len() - 1][2]), ("0", end.attempt.to_string().as_str()), "the second attempt goes on from the checkpoint");
+    site.verify("hurt");
+}
+
+fn second_checkpoint(runs: &Path) -> bool {
+    let epochs = fs::read_dir(runs).into_iter().flatten().flatten().flat_map(|run| fs::read_dir(run.path()).into_iter().flatten().flatten());
+    epochs.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("epoch-000002"))
+}
+
+fn kill_hard(pid: u32) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    // The process is this one's child: it stays as a zombie until it is reaped, but it holds nothing any more.
+    while fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).is_ok_and(|s| !s.contains(") Z ")) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
