@@ -57,15 +57,37 @@ pub fn entry(path: &Path) -> std::io::Result<FileEntry> {
 /// `OutputNotWritable`, a user error.
 pub fn open_output(uri: &str) -> Result<PathBuf, Failure> {
     let folder = graft_data::local_path(uri).to_path_buf();
-    let probe = folder.join(format!(".graft/probe-{}", std::process::id()));
     let attempt = || -> std::io::Result<()> {
-        fs::create_dir_all(folder.join(".graft"))?;
-        fs::write(&probe, b"graft")?;
-        fs::remove_file(&probe)
+        let own = folder.join(".graft");
+        fs::create_dir_all(&own)?;
+        // All ranks try at once, and those of different pods may well share a process id: the name must be random.
+        let mut probe = tempfile::Builder::new().prefix("probe-").tempfile_in(&own)?;
+        probe.write_all(b"graft")?;
+        probe.close()
     };
     attempt().map_err(|error| {
         let text = format!("spec.output.uri: {} cannot be written: {error}; mount a volume there that user 65532 may write to", folder.display());
         Failure::user("OutputNotWritable", text)
     })?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn many_ranks_try_the_output_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = format!("file://{}", folder.path().join("models/a").display());
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| (0..100).try_for_each(|_| open_output(&uri).map(drop)))).collect();
+            for one in all {
+                one.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path().join("models/a/.graft")).unwrap().count(), 0, "the probes are gone");
+    }
 }

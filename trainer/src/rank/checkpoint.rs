@@ -57,7 +57,7 @@ impl Checkpoints {
 
     /// Write the checkpoint of `epoch`, then remove those that are no longer needed.
     pub(super) fn write(&self, epoch: u64, tensors: &[(String, Tensor)], notes: &Notes) -> Result<CheckpointRef, Failure> {
-        let partial = self.folder.join(format!("partial-{}", std::process::id()));
+        let partial = self.folder.join(format!("partial-attempt-{}", self.attempt));
         let _ = fs::remove_dir_all(&partial);
         storage::make_folder(&partial)?;
         let state = partial.join(TENSORS);
