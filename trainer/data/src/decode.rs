@@ -3,13 +3,13 @@
 
 use std::io::Cursor;
 
-use fast_image_resize as fir;
 use graft_crds::Architecture;
 use graft_crds::spec::{Fit, Interpolation, Preprocessing};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
+use crate::resample::resample;
 
 /// How large an image may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,9 @@ pub enum DecodeError {
         /// What is allowed.
         limit: u64,
     },
-    /// The image has no pixels, or resizing failed.
-    #[error("cannot be resized: {0}")]
-    Resize(String),
+    /// The image has no pixels.
+    #[error("has no pixels")]
+    Empty,
     /// The decoder crashed on it.
     #[error("crashed the decoder")]
     Crashed,
@@ -185,7 +185,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
 }
 
 /// Resizes and crops an RGB image to the geometry: `[3, size, size]`, channels first, rows from top to bottom.
-/// The filters are antialiased; equal to Pillow's within one level (torchvision's `Resize` and `CenterCrop` on PIL images).
+/// The pixels are Pillow's to the bit (torchvision's `Resize` and `CenterCrop` on PIL images).
 ///
 /// # Errors
 /// An image without pixels, or one so elongated that it would exceed the limits when resized.
@@ -195,28 +195,12 @@ pub fn fit(image: RgbImage, geometry: &Geometry, limits: Limits) -> Result<Vec<u
     if new_width.saturating_mul(new_height) > limits.pixels {
         return Err(DecodeError::TooLarge { width, height, limits });
     }
-    let (new_width, new_height) = (new_width as u32, new_height as u32);
-    let wide = resample(image.into_raw(), (width, height), (new_width, height), geometry.interpolation)?;
-    let pixels = resample(wide, (new_width, height), (new_width, new_height), geometry.interpolation)?;
-    Ok(crop(&pixels, new_width as usize, new_height as usize, geometry.size as usize))
-}
-
-/// Resizes interleaved RGB pixels. [`fit`] calls it once per direction, rows first as Pillow does: between the passes values
-/// are rounded and cut off at 0 and 255, so with a filter that overshoots the order shows (by up to 5 levels).
-fn resample(pixels: Vec<u8>, from: (u32, u32), to: (u32, u32), interpolation: Interpolation) -> Result<Vec<u8>, DecodeError> {
-    if from == to {
-        return Ok(pixels);
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Empty);
     }
-    let failed = |error: &dyn std::fmt::Display| DecodeError::Resize(error.to_string());
-    let source = fir::images::Image::from_vec_u8(from.0, from.1, pixels, fir::PixelType::U8x3).map_err(|error| failed(&error))?;
-    let mut target = fir::images::Image::new(to.0, to.1, fir::PixelType::U8x3);
-    let filter = match interpolation {
-        Interpolation::Bilinear => fir::FilterType::Bilinear,
-        Interpolation::Bicubic => fir::FilterType::CatmullRom,
-    };
-    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
-    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
-    Ok(target.into_vec())
+    let (from, to) = ((width as usize, height as usize), (new_width as usize, new_height as usize));
+    let pixels = resample::<3>(image.into_raw(), from, to, geometry.interpolation);
+    Ok(crop(&pixels, to.0, to.1, geometry.size as usize))
 }
 
 /// Cuts the centre out and turns interleaved pixels into planes. Offsets round half to even, as Python's `round` does.

@@ -10,6 +10,7 @@ mod holdout;
 pub mod inspect;
 mod loader;
 pub mod phantom;
+mod resample;
 mod source;
 
 pub use dataset::{Dataset, Sample, Split};

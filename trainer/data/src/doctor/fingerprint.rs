@@ -1,12 +1,13 @@
 //! What the doctor keeps of an image: two digests, the picture at 32 × 32 grey pixels, and facts about its file. It is
 //! a function of the file's bytes alone, about 1.2 KiB, so that a hundred thousand images fit into memory.
 
-use fast_image_resize as fir;
+use graft_crds::spec::Interpolation;
 use image::DynamicImage;
 use sha2::{Digest, Sha256};
 
 use crate::decode::{DecodeError, Limits, Picture, decode_picture};
 use crate::loader::FileDigest;
+use crate::resample::resample;
 
 /// Side of the small grey picture in pixels.
 pub(crate) const SIDE: usize = 32;
@@ -70,20 +71,14 @@ impl Fingerprint {
                 DynamicImage::ImageRgb8(rgb).into_luma8()
             }
         };
-        let grey = small(grey.into_raw(), width, height)?;
+        if width == 0 || height == 0 {
+            return Err(DecodeError::Empty);
+        }
+        let grey = resample::<1>(grey.into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
         let border = border(&grey);
         let facts = Facts { width, height, bits, channels, format, border };
         Ok(Self { file: Sha256::digest(bytes).into(), pixels: digest.finalize().into(), grey, facts })
     }
-}
-
-fn small(pixels: Vec<u8>, width: u32, height: u32) -> Result<Vec<u8>, DecodeError> {
-    let failed = |error: &dyn std::fmt::Display| DecodeError::Resize(error.to_string());
-    let source = fir::images::Image::from_vec_u8(width, height, pixels, fir::PixelType::U8).map_err(|error| failed(&error))?;
-    let mut target = fir::images::Image::new(SIDE as u32, SIDE as u32, fir::PixelType::U8);
-    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
-    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
-    Ok(target.into_vec())
 }
 
 fn border(grey: &[u8]) -> [f32; 8] {
