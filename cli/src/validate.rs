@@ -3,6 +3,8 @@
 
 use graft_crds::TransferJobSpec;
 use graft_crds::contract::{ExitReason, TrainerFailure};
+use graft_crds::spec::Duplicates;
+use graft_data::doctor;
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Split, local_path};
 use graft_torch::tch::Device;
 use graft_trainer::event::Failure;
@@ -34,8 +36,14 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     let geometry = Geometry::resolve(spec.backbone.architecture, spec.backbone.preprocessing.as_ref()).map_err(|e| data_failure(&e))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(0));
-    let files = loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
-    println!("{} images decode", files.len());
+    let prints = loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
+    println!("{} images decode", prints.len());
+    let prints: Vec<_> = prints.into_iter().map(Some).collect();
+    let report = doctor::judge(&dataset, &prints, threads);
+    println!("{}", report.line());
+    if spec.data.duplicates == Duplicates::Refuse {
+        report.refuse_duplicates().map_err(|e| data_failure(&e))?;
+    }
     check_weights(spec, dataset.classes.len())
 }
 

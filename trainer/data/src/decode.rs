@@ -128,6 +128,9 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, DecodeError> {
     Ok(decode_picture(bytes, limits)?.image.into_rgb8())
 }
 
+/// Names of the formats.
+pub(crate) const FORMATS: [&str; 6] = ["PNG", "JPEG", "BMP", "TIFF", "WebP", "other"];
+
 /// An image as its file stores it.
 pub(crate) struct Picture {
     /// Pixels in the file's own kind; a palette is resolved.
@@ -154,15 +157,15 @@ pub(crate) fn decode_picture(bytes: &[u8], limits: Limits) -> Result<Picture, De
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(DecodeError::Truncated);
     }
-    let name = match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::Bmp => "BMP",
-        ImageFormat::Tiff => "TIFF",
-        ImageFormat::WebP => "WebP",
-        _ => "other",
+    let place = match format {
+        ImageFormat::Png => 0,
+        ImageFormat::Jpeg => 1,
+        ImageFormat::Bmp => 2,
+        ImageFormat::Tiff => 3,
+        ImageFormat::WebP => 4,
+        _ => 5,
     };
-    Ok(Picture { image: DynamicImage::from_decoder(decoder)?, format: name })
+    Ok(Picture { image: DynamicImage::from_decoder(decoder)?, format: FORMATS[place] })
 }
 
 /// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.

@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, scope, spawn};
 
+use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::{Dataset, Sample};
-use crate::decode::{DecodeError, Geometry, Limits, decode, fit};
+use crate::decode::{DecodeError, Geometry, Limits, decode, decode_picture, fit};
+use crate::doctor::Fingerprint;
 use crate::error::{DataError, Finding, Reason};
 
 type Pixels = Arc<[u8]>;
@@ -73,26 +74,41 @@ struct Shared {
 }
 
 impl Shared {
-    /// Reads, digests and decodes one image, and offers it to the cache.
-    fn load(&self, index: usize) -> Result<(Pixels, FileDigest), String> {
-        let attempt = catch_unwind(AssertUnwindSafe(|| self.read(&self.samples[index].path)));
-        match attempt.unwrap_or(Err(DecodeError::Crashed)) {
-            Ok((pixels, digest)) => {
-                self.cache.put(index, &pixels);
-                Ok((pixels, digest))
-            }
-            Err(error) => Err(error.to_string()),
-        }
+    /// Reads and decodes one image, and offers it to the cache.
+    fn load(&self, index: usize) -> Result<Pixels, String> {
+        self.guarded(|| {
+            let bytes = self.read(index)?;
+            self.fitted(index, decode(&bytes, self.limits)?)
+        })
     }
 
-    fn read(&self, path: &Path) -> Result<(Pixels, FileDigest), DecodeError> {
+    /// As [`Shared::load`], and measures the image.
+    fn examine(&self, index: usize) -> Result<Fingerprint, String> {
+        self.guarded(|| {
+            let bytes = self.read(index)?;
+            let (print, image) = Fingerprint::measure(&bytes, decode_picture(&bytes, self.limits)?)?;
+            self.fitted(index, image)?;
+            Ok(print)
+        })
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, String> {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DecodeError::Crashed)).map_err(|error| error.to_string())
+    }
+
+    fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+        let path = &self.samples[index].path;
         let bytes = fs::metadata(path)?.len();
         if bytes > self.limits.file {
             return Err(DecodeError::FileTooLarge { bytes, limit: self.limits.file });
         }
-        let bytes = fs::read(path)?;
-        let pixels = fit(decode(&bytes, self.limits)?, &self.geometry, self.limits)?;
-        Ok((pixels.into(), Sha256::digest(&bytes).into()))
+        Ok(fs::read(path)?)
+    }
+
+    fn fitted(&self, index: usize, image: RgbImage) -> Result<Pixels, DecodeError> {
+        let pixels: Pixels = fit(image, &self.geometry, self.limits)?.into();
+        self.cache.put(index, &pixels);
+        Ok(pixels)
     }
 
     fn undecodable(&self, failed: BTreeMap<usize, String>) -> DataError {
@@ -172,7 +188,7 @@ impl Loader {
         let mut taken: HashMap<usize, Pixels> = HashMap::new();
         for (target, &index) in batch.chunks_exact_mut(size).zip(indices) {
             let found = taken.get(&index).cloned().map(Ok).or_else(|| self.take(index));
-            match found.unwrap_or_else(|| self.shared.load(index).map(|(pixels, _)| pixels)) {
+            match found.unwrap_or_else(|| self.shared.load(index)) {
                 Ok(pixels) => {
                     target.copy_from_slice(&pixels);
                     taken.insert(index, pixels);
@@ -199,12 +215,12 @@ impl Loader {
     }
 
     /// Decodes every image of `range` once, with as many threads as the loader has, filling the cache, and returns the
-    /// files' digests in order. Run before training, so that a bad file is found before a device is used; ranks can each
+    /// files' fingerprints in order. Run before training, so that a bad file is found before a device is used; ranks can each
     /// check a share.
     ///
     /// # Errors
     /// `UndecodableInput` with all files that cannot be decoded.
-    pub fn check(&self, range: Range<usize>) -> Result<Vec<FileDigest>, DataError> {
+    pub fn check(&self, range: Range<usize>) -> Result<Vec<Fingerprint>, DataError> {
         let range = range.start.min(self.shared.samples.len())..range.end.min(self.shared.samples.len());
         let next = AtomicUsize::new(range.start);
         let results = Mutex::new((BTreeMap::new(), BTreeMap::new()));
@@ -216,16 +232,16 @@ impl Loader {
                         if index >= range.end {
                             break;
                         }
-                        match self.shared.load(index) {
-                            Ok((_, digest)) => drop(lock(&results).0.insert(index, digest)),
+                        match self.shared.examine(index) {
+                            Ok(print) => drop(lock(&results).0.insert(index, print)),
                             Err(why) => drop(lock(&results).1.insert(index, why)),
                         }
                     }
                 });
             }
         });
-        let (digests, failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if failed.is_empty() { Ok(digests.into_values().collect()) } else { Err(self.shared.undecodable(failed)) }
+        let (prints, failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if failed.is_empty() { Ok(prints.into_values().collect()) } else { Err(self.shared.undecodable(failed)) }
     }
 }
 
@@ -233,7 +249,7 @@ fn work(shared: &Shared, queue: &Mutex<Receiver<usize>>) {
     loop {
         let job = lock(queue).recv();
         let Ok(index) = job else { return };
-        let result = shared.load(index).map(|(pixels, _)| pixels);
+        let result = shared.load(index);
         lock(&shared.slots).insert(index, Some(result));
         shared.ready.notify_all();
     }
@@ -250,15 +266,15 @@ impl Drop for Loader {
 }
 
 /// Digest of the labelled data: SHA-256 over split, key, class and file digest of every sample, sorted by split and key,
-/// so that the order of a manifest's rows does not matter. `files` are the digests of `dataset.samples` in order. Patient
+/// so that the order of a manifest's rows does not matter. `prints` are those of `dataset.samples` in order. Patient
 /// ids are no part of it. `None` when the numbers of samples and digests differ.
 #[must_use]
-pub fn data_digest(dataset: &Dataset, files: &[FileDigest]) -> Option<String> {
-    if files.len() != dataset.samples.len() {
+pub fn data_digest(dataset: &Dataset, prints: &[Fingerprint]) -> Option<String> {
+    if prints.len() != dataset.samples.len() {
         return None;
     }
     let mut entries: Vec<_> =
-        dataset.samples.iter().zip(files).map(|(sample, file)| (sample.split, sample.key.as_str(), sample.label, file)).collect();
+        dataset.samples.iter().zip(prints).map(|(sample, print)| (sample.split, sample.key.as_str(), sample.label, print.file)).collect();
     entries.sort_unstable();
     let mut hasher = Sha256::new();
     let mut text = |text: &str| {
@@ -273,7 +289,7 @@ pub fn data_digest(dataset: &Dataset, files: &[FileDigest]) -> Option<String> {
         text(split.name());
         text(key);
         text(&label.to_string());
-        text(&hex(file));
+        text(&hex(&file));
     }
     Some(hex(&hasher.finalize()))
 }

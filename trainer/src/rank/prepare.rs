@@ -1,9 +1,10 @@
 //! Everything that can be wrong is found here, before the first training step: labels and splits first, then weights and
-//! layer names, then every image is decoded once, each rank its share, and then the doctor looks for pictures in two splits.
+//! layer names, then every image is decoded once, each rank its share, and the doctor judges what was seen.
 
 use graft_crds::contract::ExitReason;
 use graft_crds::spec::Duplicates;
-use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest, doctor};
+use graft_data::doctor::{self, Fingerprint};
+use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
@@ -45,18 +46,20 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
 
     let threads = rank.config.gang.threads as usize;
     let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(CACHE));
-    let data_digest = check_images(rank, &dataset, &loader)?;
+    let prints = check_images(rank, &dataset, &loader)?;
+    let data_digest = data_digest(&dataset, &prints).unwrap_or_default();
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
-    examine(rank, &dataset)?;
+    examine(rank, &dataset, prints)?;
     Ok(Recipe { model, dataset, loader, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
 }
 
-/// The doctor looks at all images, on rank 0 alone. What it refuses, all ranks must refuse.
-fn examine(rank: &Rank, dataset: &Dataset) -> Result<(), Failure> {
+/// The doctor judges all images, on rank 0 alone. What it refuses, all ranks must refuse.
+fn examine(rank: &Rank, dataset: &Dataset, prints: Vec<Fingerprint>) -> Result<(), Failure> {
     let mut refused = Ok(());
     if rank.rank == 0 {
-        let report = doctor::examine(dataset, Limits::default(), rank.config.gang.threads as usize);
+        let prints: Vec<_> = prints.into_iter().map(Some).collect();
+        let report = doctor::judge(dataset, &prints, rank.config.gang.threads as usize);
         rank.log(report.line());
         refused = match rank.config.data.duplicates {
             Duplicates::Refuse => report.refuse_duplicates(),
@@ -74,18 +77,22 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-/// Decode every image once, each rank its share. If any rank finds a bad one, all look at everything, so that the error
-/// names every bad file.
-fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<String, Failure> {
+/// Decode every image once, each rank its share; gives the fingerprints of all. If any rank finds a bad one, all look at
+/// everything, so that the error names every bad file.
+fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<Fingerprint>, Failure> {
     let n = dataset.samples.len();
     let mine = loader.check(sampler::shard(n, rank.rank, rank.world));
     if rank.any(mine.as_ref().map(drop).map_err(drop))? {
         loader.check(0..n)?;
     }
-    let mine: Vec<u8> = mine?.concat();
-    let local = Tensor::f_from_data_size(&mine, &[mine.len() as i64 / 32, 32], Kind::Uint8)?.f_to_device(rank.device)?;
+    let mine: Vec<u8> = mine?.iter().flat_map(Fingerprint::to_bytes).collect();
+    let shape = [(mine.len() / Fingerprint::BYTES) as i64, Fingerprint::BYTES as i64];
+    let local = Tensor::f_from_data_size(&mine, &shape, Kind::Uint8)?.f_to_device(rank.device)?;
     let all = rank.gather(&local, n)?.f_flatten(0, 1)?;
     let bytes = Vec::<u8>::try_from(all.f_to_device(graft_torch::tch::Device::Cpu)?)?;
-    let digests: Vec<[u8; 32]> = bytes.chunks_exact(32).filter_map(|chunk| chunk.try_into().ok()).collect();
-    data_digest(dataset, &digests).ok_or_else(|| Failure::new(ExitReason::Bug, "DigestsLost", format!("{} digests for {n} images", digests.len())))
+    let prints: Vec<_> = bytes.chunks_exact(Fingerprint::BYTES).filter_map(Fingerprint::from_bytes).collect();
+    if prints.len() != n {
+        return Err(Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {n} images", prints.len())));
+    }
+    Ok(prints)
 }

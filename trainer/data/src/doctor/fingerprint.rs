@@ -2,10 +2,10 @@
 //! a function of the file's bytes alone, about 1.2 KiB, so that a hundred thousand images fit into memory.
 
 use graft_crds::spec::Interpolation;
-use image::DynamicImage;
+use image::{DynamicImage, RgbImage};
 use sha2::{Digest, Sha256};
 
-use crate::decode::{DecodeError, Limits, Picture, decode_picture};
+use crate::decode::{DecodeError, FORMATS, Limits, Picture, decode_picture};
 use crate::loader::FileDigest;
 use crate::resample::resample;
 
@@ -33,7 +33,7 @@ pub(crate) struct Facts {
 
 /// What the doctor keeps of an image.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Fingerprint {
+pub struct Fingerprint {
     /// SHA-256 of the file.
     pub(crate) file: FileDigest,
     /// SHA-256 of size and decoded pixels: equal for the same picture in two lossless files.
@@ -45,39 +45,78 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// Length of [`Fingerprint::to_bytes`].
+    pub const BYTES: usize = 32 + 32 + SIDE * SIDE + 4 + 4 + 2 + 1 + 1 + 8 * 4;
+
     /// Decodes a file and measures it.
     ///
     /// # Errors
     /// Anything but a whole image within the limits.
     pub(crate) fn of(bytes: &[u8], limits: Limits) -> Result<Self, DecodeError> {
-        let Picture { image, format } = decode_picture(bytes, limits)?;
-        let (bits, channels) = (image.color().bits_per_pixel() / u16::from(image.color().channel_count().max(1)), image.color().channel_count());
+        Ok(Self::measure(bytes, decode_picture(bytes, limits)?)?.0)
+    }
+
+    /// Measures a file and its picture; gives the picture back as RGB.
+    ///
+    /// # Errors
+    /// A picture without pixels.
+    pub(crate) fn measure(bytes: &[u8], picture: Picture) -> Result<(Self, RgbImage), DecodeError> {
+        let Picture { image, format } = picture;
+        let channels = image.color().channel_count();
+        let bits = image.color().bits_per_pixel() / u16::from(channels.max(1));
         let (width, height) = (image.width(), image.height());
-        let mut digest = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes());
-        let grey = match image {
-            DynamicImage::ImageLuma8(grey) => {
-                // Grey and its RGB copy are the same picture.
-                let mut row = Vec::with_capacity(3 * width as usize);
-                for line in grey.as_raw().chunks(width.max(1) as usize) {
-                    row.clear();
-                    row.extend(line.iter().flat_map(|level| [*level; 3]));
-                    digest.update(&row);
-                }
-                grey
-            }
-            image => {
-                let rgb = image.into_rgb8();
-                digest.update(rgb.as_raw());
-                DynamicImage::ImageRgb8(rgb).into_luma8()
-            }
-        };
         if width == 0 || height == 0 {
             return Err(DecodeError::Empty);
         }
-        let grey = resample::<1>(grey.into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
-        let border = border(&grey);
-        let facts = Facts { width, height, bits, channels, format, border };
-        Ok(Self { file: Sha256::digest(bytes).into(), pixels: digest.finalize().into(), grey, facts })
+        // Grey and its RGB copy are the same picture.
+        let rgb = image.into_rgb8();
+        let pixels = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes()).chain_update(rgb.as_raw()).finalize();
+        let whole = DynamicImage::ImageRgb8(rgb);
+        let grey = resample::<1>(whole.to_luma8().into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
+        let facts = Facts { width, height, bits, channels, format, border: border(&grey) };
+        Ok((Self { file: Sha256::digest(bytes).into(), pixels: pixels.into(), grey, facts }, whole.into_rgb8()))
+    }
+
+    /// SHA-256 of the file.
+    #[must_use]
+    pub fn file(&self) -> FileDigest {
+        self.file
+    }
+
+    /// As bytes that another rank can read: [`Fingerprint::BYTES`] of them.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let facts = &self.facts;
+        let format = FORMATS.iter().position(|f| *f == facts.format).unwrap_or_default();
+        let mut out = [&self.file[..], &self.pixels, &self.grey].concat();
+        out.extend(facts.width.to_le_bytes());
+        out.extend(facts.height.to_le_bytes());
+        out.extend(facts.bits.to_le_bytes());
+        out.extend([facts.channels, format as u8]);
+        out.extend(facts.border.iter().flat_map(|v| v.to_le_bytes()));
+        out
+    }
+
+    /// What [`Fingerprint::to_bytes`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (file, rest) = bytes.split_first_chunk::<32>()?;
+        let (pixels, rest) = rest.split_first_chunk::<32>()?;
+        let (grey, rest) = rest.split_at_checked(SIDE * SIDE)?;
+        let (width, rest) = rest.split_first_chunk::<4>()?;
+        let (height, rest) = rest.split_first_chunk::<4>()?;
+        let (bits, rest) = rest.split_first_chunk::<2>()?;
+        let ([channels, format], rest) = rest.split_first_chunk::<2>()?;
+        let levels: Vec<f32> = rest.chunks_exact(4).filter_map(|four| Some(f32::from_le_bytes(four.try_into().ok()?))).collect();
+        let facts = Facts {
+            width: u32::from_le_bytes(*width),
+            height: u32::from_le_bytes(*height),
+            bits: u16::from_le_bytes(*bits),
+            channels: *channels,
+            format: FORMATS.get(usize::from(*format))?,
+            border: levels.try_into().ok()?,
+        };
+        Some(Self { file: *file, pixels: *pixels, grey: grey.to_vec(), facts })
     }
 }
 
@@ -113,6 +152,8 @@ mod tests {
         assert_ne!(prints[0].file, prints[2].file);
         assert_eq!((prints[0].facts.format, prints[0].facts.bits, prints[0].facts.channels), ("PNG", 8, 1));
         assert_eq!((prints[1].facts.format, prints[2].facts.channels), ("BMP", 3));
+        assert!(prints.iter().all(|print| Fingerprint::from_bytes(&print.to_bytes()).as_ref() == Some(print)));
+        assert_eq!((prints[0].to_bytes().len(), Fingerprint::from_bytes(&prints[0].to_bytes()[1..])), (Fingerprint::BYTES, None));
         let turned = Fingerprint::of(&bytes(&grey.rotate90(), ImageFormat::Png), Limits::default()).unwrap();
         assert_ne!(turned.pixels, prints[0].pixels);
     }

@@ -16,25 +16,30 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use fingerprint::Fingerprint;
 pub use report::{ClassCount, Member, Pair, PairCounts, Patients, Report};
 pub use shortcut::{Feature, Shortcut};
 
 use crate::dataset::{Dataset, Sample, Split};
 use crate::decode::{DecodeError, Limits};
-use crate::doctor::fingerprint::Fingerprint;
 use crate::doctor::near::{Near, near_duplicates};
 use crate::loader::lock;
 
-/// Looks at every image of `dataset` with `threads` threads. Images that cannot be decoded are counted and left out:
-/// [`crate::Loader::check`] names them.
+/// Reads every image of `dataset` with `threads` threads and judges the data. Images that cannot be decoded are counted
+/// and left out: [`crate::Loader::check`] names them.
 #[must_use]
 pub fn examine(dataset: &Dataset, limits: Limits, threads: usize) -> Report {
-    let prints = fingerprints(&dataset.samples, limits, threads);
+    judge(dataset, &fingerprints(&dataset.samples, limits, threads), threads)
+}
+
+/// Judges the data by the fingerprints of its images, in the samples' order; `None` where one cannot be decoded.
+#[must_use]
+pub fn judge(dataset: &Dataset, prints: &[Option<Fingerprint>], threads: usize) -> Report {
     let kept: Vec<(&Sample, &Fingerprint)> =
-        dataset.samples.iter().zip(&prints).filter_map(|(sample, print)| Some((sample, print.as_ref()?))).collect();
+        dataset.samples.iter().zip(prints).filter_map(|(sample, print)| Some((sample, print.as_ref()?))).collect();
     let greys: Vec<&[u8]> = kept.iter().map(|(_, print)| print.grey.as_slice()).collect();
     let near = near_duplicates(&greys, threads);
-    let mut report = judge(dataset, &kept, &near);
+    let mut report = count(dataset, &kept, &near);
     report.undecodable = prints.iter().filter(|print| print.is_none()).count();
     report.shortcuts = shortcut::find(&dataset.classes, &kept);
     report
@@ -68,7 +73,7 @@ fn read(path: &Path, limits: Limits) -> Result<Fingerprint, DecodeError> {
 }
 
 /// Counts and pairs from what is known about each image; `near` has indices into `kept`.
-fn judge(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> Report {
+fn count(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> Report {
     let mut exact = PairCounts::default();
     let mut other = PairCounts::default();
     let mut pairs = Vec::new();
