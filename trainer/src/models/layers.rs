@@ -103,8 +103,8 @@ impl Layer {
             Self::Conv(conv) => conv.forward(x),
             Self::Norm(norm) => norm.forward(x, mode),
             Self::Linear { weight, bias } => x.f_linear(weight, Some(bias)),
-            Self::Relu => x.f_relu(),
-            Self::Relu6 => x.f_relu6(),
+            Self::Relu => x.shallow_clone().f_relu_(),
+            Self::Relu6 => x.shallow_clone().f_relu6_(),
             Self::MaxPool { kernel, stride, padding, rounding } => {
                 let ceil = *rounding == Rounding::Ceil;
                 x.f_max_pool2d([*kernel; 2], [*stride; 2], [*padding; 2], [1, 1], ceil)
@@ -120,8 +120,8 @@ impl Layer {
                 y.f_add(&run(shortcut, x, mode)?)
             }
             Self::Fire(Fire { squeeze, expand1, expand3 }) => {
-                let x = squeeze.forward(x)?.f_relu()?;
-                Tensor::f_cat(&[expand1.forward(&x)?.f_relu()?, expand3.forward(&x)?.f_relu()?], 1)
+                let x = squeeze.forward(x)?.f_relu_()?;
+                Tensor::f_cat(&[expand1.forward(&x)?.f_relu_()?, expand3.forward(&x)?.f_relu_()?], 1)
             }
         }
     }
