@@ -54,6 +54,8 @@ pub struct Values {
     pub monitoring: Monitoring,
     /// Who may talk to the operator, and to whom it may talk.
     pub network_policy: NetworkPolicy,
+    /// What TransferJobs may ask for. Without it, whatever their authors could ask for in a Job.
+    pub admission: Admission,
     /// A PodDisruptionBudget. There is one replica, so it lets it be evicted: gangs train on without the operator.
     pub pod_disruption_budget: Switch,
     /// Values for all charts of a parent; not used here.
@@ -231,6 +233,22 @@ pub struct NetworkPolicy {
     pub api_server_ports: Vec<u16>,
 }
 
+/// What TransferJobs may ask for.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Admission {
+    /// Make a ValidatingAdmissionPolicy, for all namespaces or for `watchNamespace`, with the limits below.
+    pub enabled: bool,
+    /// Beginnings of the images that jobs may name, such as `registry.example/graft-`. Empty: any.
+    pub images: Vec<String>,
+    /// Service accounts that jobs may name. Empty: any.
+    pub service_accounts: Vec<String>,
+    /// Let jobs mount folders of their node.
+    pub host_paths: bool,
+    /// Most processes or GPUs of one job, over all its pods. 0: no limit.
+    pub max_processes: u32,
+}
+
 /// Something that is made or not.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -271,6 +289,7 @@ impl Default for Values {
                 },
             },
             network_policy: NetworkPolicy { enabled: true, scrapers: Vec::new(), restrict_egress: false, api_server_ports: vec![443, 6443] },
+            admission: Admission { enabled: false, images: Vec::new(), service_accounts: Vec::new(), host_paths: false, max_processes: 0 },
             pod_disruption_budget: Switch { enabled: false },
             global: json!({}),
         }

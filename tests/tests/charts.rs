@@ -13,7 +13,7 @@ use graft_tests::cluster::{Cluster, can_run_node};
 use graft_tests::observe::check_metrics;
 use graft_tests::programs::{KUBERNETES, tool};
 use graft_tests::scenario::{kubectl, restricted_namespace, wait_for, workspace};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SYSTEM: &str = "graft-system";
 const NAMESPACE: &str = "radiology";
@@ -116,7 +116,12 @@ impl Site {
     }
 
     fn apply(&self, name: &str) {
-        let job = json!({
+        self.kubectl(&["apply", "-f", &self.file(name, |_| {})]);
+    }
+
+    /// A file with a TransferJob that will wait for its image for ever, after `change` of its spec.
+    fn file(&self, name: &str, change: impl FnOnce(&mut Value)) -> String {
+        let mut job = json!({
             "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {
                 "image": "localhost/none:1",
@@ -125,9 +130,10 @@ impl Site {
                 "workers": {"replicas": 1, "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}, "output": {"uri": "file:///data/out"}
             }
         });
+        change(&mut job["spec"]);
         let file = self.folder.path().join(format!("{name}.json"));
         fs::write(&file, job.to_string()).unwrap();
-        self.kubectl(&["apply", "-f", &file.to_string_lossy()]);
+        file.to_string_lossy().into_owned()
     }
 
     fn starting(&self, name: &str) {
@@ -173,6 +179,7 @@ fn installed_upgraded_rolled_back_and_uninstalled_under_a_job() {
 
     accepted_by_the_api_server(&site);
     installed(&site);
+    limited_by_admission(&site);
     upgraded_and_rolled_back(&site);
     uninstalled_and_back(&site);
 }
@@ -219,6 +226,45 @@ fn installed(site: &Site) {
     }
 }
 
+/// The policy lets through what it allows and refuses the rest, each with a message that names the field.
+fn limited_by_admission(site: &Site) {
+    site.upgrade(
+        "helm",
+        &["admission.enabled=true", "admission.images={localhost/,registry.example/}", "admission.serviceAccounts={trainer}", "admission.maxProcesses=8"],
+    );
+    let submit = |name: &str, change: &dyn Fn(&mut Value)| {
+        let said = site.cluster.kubectl(&["apply", "--dry-run=server", "-f", &site.file(name, change)]).unwrap();
+        if said.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said.stderr).into_owned()) }
+    };
+    let host_path = |spec: &mut Value| spec["volumes"] = json!([{"name": "root", "hostPath": {"path": "/"}}]);
+    // The API server takes a new policy up after a moment.
+    let until = Instant::now() + Duration::from_secs(30);
+    while submit("host", &host_path).is_ok() {
+        assert!(Instant::now() < until, "hostPath is let through");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    type Change = fn(&mut Value);
+    let refused: [(&str, Change); 4] = [
+        ("spec.volumes: a folder of the node", |spec| spec["volumes"] = json!([{"name": "root", "hostPath": {"path": "/"}}])),
+        ("spec.image: in this cluster images begin with", |spec| spec["image"] = "docker.io/somebody/miner:1".into()),
+        ("spec.serviceAccountName: in this cluster one of trainer", |spec| spec["serviceAccountName"] = "admin".into()),
+        ("spec.workers: at most 8 processes", |spec| spec["workers"]["replicas"] = 9.into()),
+    ];
+    for (message, change) in refused {
+        let said = submit("refused", &change).expect_err(message);
+        assert!(said.contains(message), "{said}");
+    }
+    let allowed: [Change; 4] = [
+        |_| {},
+        |spec| drop(spec.as_object_mut().unwrap().remove("image")),
+        |spec| spec["serviceAccountName"] = "trainer".into(),
+        |spec| spec["workers"]["replicas"] = 8.into(),
+    ];
+    for change in allowed {
+        submit("allowed", &change).unwrap();
+    }
+}
+
 fn upgraded_and_rolled_back(site: &Site) {
     let children = site.children();
     // The operator for one namespace, under a Role of that namespace only; by the other Helm.
@@ -241,7 +287,7 @@ fn uninstalled_and_back(site: &Site) {
     assert_eq!(site.children(), children, "uninstalling the operator touches what runs");
     let left = site.kubectl(&["get", "tj", "-n", NAMESPACE, "-o", "name"]);
     assert_eq!(left.lines().count(), 2, "uninstalling takes TransferJobs with it: {left}");
-    let roles = site.kubectl(&["get", "clusterroles,clusterrolebindings,deployments,networkpolicies", "-A", "-o", "name"]);
+    let roles = site.kubectl(&["get", "clusterroles,clusterrolebindings,deployments,networkpolicies,validatingadmissionpolicies", "-A", "-o", "name"]);
     assert!(!roles.contains("graft"), "left behind: {roles}");
 
     site.helm("helm", &["install", "graft-crds", "charts/graft-crds"]);

@@ -35,3 +35,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "graft.priorityClass" -}}
 {{- .Values.priorityClass.name | default (ternary (include "graft.name" .) "" .Values.priorityClass.create) -}}
 {{- end -}}
+
+{{/* The policy is cluster-wide: its name has the namespace, so that two releases can live side by side. */}}
+{{- define "graft.admission" -}}
+{{- printf "%s-%s-transferjobs" .Release.Namespace .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
