@@ -230,7 +230,12 @@ fn installed(site: &Site) {
 fn limited_by_admission(site: &Site) {
     site.upgrade(
         "helm",
-        &["admission.enabled=true", "admission.images={localhost/,registry.example/}", "admission.serviceAccounts={trainer}", "admission.maxProcesses=8"],
+        &[
+            "admission.enabled=true",
+            "admission.images={localhost/,registry.example/}",
+            "admission.serviceAccounts={trainer}",
+            "admission.maxProcesses=8",
+        ],
     );
     let submit = |name: &str, change: &dyn Fn(&mut Value)| {
         let said = site.cluster.kubectl(&["apply", "--dry-run=server", "-f", &site.file(name, change)]).unwrap();
@@ -287,7 +292,8 @@ fn uninstalled_and_back(site: &Site) {
     assert_eq!(site.children(), children, "uninstalling the operator touches what runs");
     let left = site.kubectl(&["get", "tj", "-n", NAMESPACE, "-o", "name"]);
     assert_eq!(left.lines().count(), 2, "uninstalling takes TransferJobs with it: {left}");
-    let roles = site.kubectl(&["get", "clusterroles,clusterrolebindings,deployments,networkpolicies,validatingadmissionpolicies", "-A", "-o", "name"]);
+    let roles =
+        site.kubectl(&["get", "clusterroles,clusterrolebindings,deployments,networkpolicies,validatingadmissionpolicies", "-A", "-o", "name"]);
     assert!(!roles.contains("graft"), "left behind: {roles}");
 
     site.helm("helm", &["install", "graft-crds", "charts/graft-crds"]);

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use graft_crds::contract::{ExitReason, OutputRef, TerminationSummary, TrainerConfig, TrainerFailure};
-use graft_torch::{Role, Store};
+use graft_torch::Store;
 
 use crate::event::{Event, Failure, RankStart};
+use crate::gate::{self, Token};
 use crate::serve::{self, Board};
 
 /// After the first failure the other ranks have this long to tell theirs: the one that lost a peer often speaks first.
@@ -69,7 +70,13 @@ pub fn run(config: TrainerConfig, index: u32, mut options: AgentOptions) -> Term
         Serve::On => Some(config.gang.http_port),
         Serve::Off => None,
     };
-    let result = serve::start(port, board, sender.clone()).and_then(|()| agent.supervise(&config, index, &options.rank_command, &sender, &receiver));
+    let result =
+        serve::start(port, board, sender.clone()).and_then(|runtime| open_store(&config, index, &runtime)).and_then(|(store, store_port)| {
+            let result = agent.supervise(&config, (index, store_port), &options.rank_command, &sender, &receiver);
+            // The store outlives every rank.
+            drop(store);
+            result
+        });
     if let Err(failure) = result {
         agent.failures.push(failure.of_rank(None));
     }
@@ -110,23 +117,14 @@ impl Agent {
     fn supervise(
         &mut self,
         config: &TrainerConfig,
-        index: u32,
+        (index, store_port): (u32, u16),
         command: &[OsString],
         sender: &Sender<Message>,
         receiver: &Receiver<Message>,
     ) -> Result<(), Failure> {
-        // The store outlives every rank: it is dropped when this function ends.
-        let (store, host, port) = open_store(config, index)?;
         let mut ranks = Vec::new();
         for local_rank in 0..config.gang.processes {
-            let start = RankStart {
-                config: config.clone(),
-                rank: index * config.gang.processes + local_rank,
-                local_rank,
-                store_host: host.clone(),
-                store_port: port,
-                generation: 0,
-            };
+            let start = RankStart { config: config.clone(), rank: index * config.gang.processes + local_rank, local_rank, store_port, generation: 0 };
             match spawn(command, &start, sender) {
                 Ok(rank) => ranks.push(rank),
                 Err(failure) => {
@@ -137,7 +135,6 @@ impl Agent {
         }
         self.listen(&mut ranks, receiver);
         stop(&mut ranks);
-        drop(store);
         Ok(())
     }
 
@@ -205,15 +202,22 @@ impl Agent {
     }
 }
 
-/// Index 0 hosts the store; the other pods meet it there.
-fn open_store(config: &TrainerConfig, index: u32) -> Result<(Option<Store>, String, u16), Failure> {
+/// Index 0 hosts the store behind a gate, the others lead to it; gives the port of loopback where ranks find it.
+fn open_store(config: &TrainerConfig, index: u32, runtime: &tokio::runtime::Handle) -> Result<(Option<Store>, u16), Failure> {
     let gang = &config.gang;
+    let failed = |error: std::io::Error| Failure::new(ExitReason::CollectiveLost, "RendezvousNotOpened", error.to_string());
     if index > 0 {
-        return Ok((None, gang.rendezvous_host.clone(), gang.rendezvous_port));
+        let (listener, port) = gate::loopback().map_err(failed)?;
+        runtime.spawn(gate::lead(listener, gang.rendezvous_host.clone(), gang.rendezvous_port, Token::of_pod()?));
+        return Ok((None, port));
     }
-    let store = Store::tcp("0.0.0.0", gang.rendezvous_port, Role::Server, Duration::from_secs(60))?;
+    let store = Store::serve(Duration::from_secs(60))?;
     let port = store.port()?;
-    Ok((Some(store), "127.0.0.1".into(), port))
+    if gang.replicas > 1 {
+        let listener = std::net::TcpListener::bind(("0.0.0.0", gang.rendezvous_port)).map_err(failed)?;
+        runtime.spawn(gate::guard(listener, port, Token::of_pod()?));
+    }
+    Ok((Some(store), port))
 }
 
 fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> Result<Rank, Failure> {
@@ -221,6 +225,7 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     let Some((program, arguments)) = command.split_first() else { return Err(bug("rank command", &"empty")) };
     let mut process = Command::new(program);
     process.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    process.env_remove(gate::TOKEN);
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
     // glibc gives large blocks back to the kernel at once and gets them zeroed again in the next step: keep them.

@@ -14,9 +14,7 @@ pub struct RankStart {
     pub rank: u32,
     /// Number of the rank in its pod; the index of its GPU.
     pub local_rank: u32,
-    /// Host of the store.
-    pub store_host: String,
-    /// Port of the store.
+    /// Port of loopback where the store, or the way to it, is.
     pub store_port: u16,
     /// Each generation of a gang meets under a prefix of its own, so that no old member can enter a new one.
     pub generation: u32,

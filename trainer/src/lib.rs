@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod event;
+mod gate;
 pub mod models;
 pub mod output;
 pub mod rank;

@@ -109,13 +109,14 @@ impl Board {
 }
 
 /// Start the runtime thread: HTTP on `port`, if any, and the signals.
-pub(crate) fn start(port: Option<u16>, board: Arc<Mutex<Board>>, sender: Sender<Message>) -> Result<(), Failure> {
+pub(crate) fn start(port: Option<u16>, board: Arc<Mutex<Board>>, sender: Sender<Message>) -> Result<tokio::runtime::Handle, Failure> {
     let bug = |error: std::io::Error| Failure::new(ExitReason::Bug, "AgentNotStarted", error.to_string());
     let listener = match port {
         Some(port) => Some(std::net::TcpListener::bind(("0.0.0.0", port)).map_err(bug)?),
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(bug)?;
+    let handle = runtime.handle().clone();
     std::thread::spawn(move || {
         runtime.block_on(async {
             if let Some(listener) = listener {
@@ -124,7 +125,7 @@ pub(crate) fn start(port: Option<u16>, board: Arc<Mutex<Board>>, sender: Sender<
             signals(sender).await;
         });
     });
-    Ok(())
+    Ok(handle)
 }
 
 async fn signals(sender: Sender<Message>) {

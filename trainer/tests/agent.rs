@@ -60,6 +60,44 @@ fn an_agent_answers_over_http_while_it_trains() {
     assert_eq!(answers[2], "ok\n");
 }
 
+/// Two pods on this machine: their ranks meet through the gate while strangers knock at it.
+#[test]
+fn a_gang_of_two_pods_meets_behind_its_token() {
+    let site = Site::new();
+    let mut job = site.job("out");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    job["gang"]["replicas"] = json!(2);
+    job["gang"]["processes"] = json!(1);
+    job["gang"]["rendezvousPort"] = json!(port);
+    let token = "0b8f6a52-1c5e-4c0a-9a7e-2f1f6a0f3b11";
+    let second = site.start_pod(&job, 1, token);
+    let first = site.start_pod(&job, 0, token);
+    let strangers = std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for n in 0..300 {
+            if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+                let _ = stream.write_all(&vec![n as u8; n]);
+                held.extend((n % 10 == 0).then_some(stream));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        held.len()
+    });
+    let second = std::thread::spawn(move || second.finish(|_, _| {}));
+    assert_eq!(first.finish(|_, _| {}).code, Some(0));
+    assert_eq!(second.join().unwrap().code, Some(0));
+    assert!(strangers.join().unwrap() > 0, "no stranger came");
+}
+
+#[test]
+fn a_pod_of_a_larger_gang_needs_a_token() {
+    let site = Site::new();
+    let mut job = site.job("out");
+    job["gang"]["replicas"] = json!(2);
+    let failure = site.start(&job).finish(|_, _| {}).summary.failure.unwrap();
+    assert_eq!(failure.reason, "GangTokenMissing");
+}
+
 fn get(port: u16, path: &str) -> String {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();

@@ -105,7 +105,12 @@ fn environment(user: &[EnvVar]) -> Vec<EnvVar> {
         }),
     };
     // The root file system is read-only; what wants a home finds one.
-    let defaults = [own("POD_NAME", None, Some("metadata.name")), own("HOME", Some("/tmp"), None)];
+    let defaults = [
+        own("POD_NAME", None, Some("metadata.name")),
+        own("HOME", Some("/tmp"), None),
+        // Made by the API server for each Job, so for each attempt: who cannot read the namespace's Jobs cannot join the gang.
+        own("GRAFT_GANG_TOKEN", None, Some("metadata.labels['batch.kubernetes.io/controller-uid']")),
+    ];
     let missing = defaults.into_iter().filter(|d| user.iter().all(|u| u.name != d.name));
     missing.chain(user.iter().cloned()).collect()
 }

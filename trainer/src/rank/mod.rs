@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_crds::contract::{CheckpointRef, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
 use graft_torch::tch::{Device, Tensor};
-use graft_torch::{Interface, ProcessGroup, Role, Store, device};
+use graft_torch::{Interface, ProcessGroup, Store, device};
 use graft_trainer_core::progress::{Tracker, Work};
 use graft_trainer_core::report::HistoryRow;
 use graft_trainer_core::sampler;
@@ -111,7 +111,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         }
     };
     device::set_determinism(device::Determinism::Deterministic)?;
-    let store = Store::tcp(&start.store_host, start.store_port, Role::Client, MEETING)?;
+    let store = Store::connect("127.0.0.1", start.store_port, MEETING)?;
     let interface = if gang.replicas == 1 { Interface::Named("lo".into()) } else { Interface::Default };
     let group = ProcessGroup::for_device(device, &store.prefix(&format!("generation-{}", start.generation))?, rank, world, PATIENCE, &interface)?;
     let output = crate::storage::open_output(&config.output.uri)?;

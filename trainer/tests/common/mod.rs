@@ -57,13 +57,19 @@ impl Site {
 
     /// Start the agent of the job as a process.
     pub fn start(&self, job: &Value) -> Agent {
+        self.start_pod(job, 0, "")
+    }
+
+    /// Start the agent of one pod of the job, with the gang's token as the operator's pods have it.
+    pub fn start_pod(&self, job: &Value, index: u32, token: &str) -> Agent {
         // As the operator does it: defaults filled in, then written for the pod.
         let config: TrainerConfig = serde_json::from_value(job.clone()).unwrap();
-        let name = format!("{}-{}", config.run.id, config.run.attempt);
+        let name = format!("{}-{}-{index}", config.run.id, config.run.attempt);
         let (file, termination) = (self.path(&format!("{name}.json")), self.path(&format!("{name}.termination")));
         std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
         let mut command = Command::new(TRAINER);
         command.arg("agent").arg("--config").arg(&file).arg("--termination-log").arg(&termination);
+        command.env("JOB_COMPLETION_INDEX", index.to_string()).env("GRAFT_GANG_TOKEN", token);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Agent { child, lines, termination }

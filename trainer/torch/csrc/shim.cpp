@@ -168,12 +168,25 @@ int graft_error_kind(void) {
 
 // ---- store ----------------------------------------------------------------------------------------------------------
 
-graft_store* graft_store_tcp(const char* host, uint16_t port, int is_server, int64_t timeout_ms) {
+graft_store* graft_store_serve(int listening, uint16_t port, int64_t timeout_ms) {
   return guarded(
       [&]() -> graft_store* {
         c10d::TCPStoreOptions options;
         options.port = port;
-        options.isServer = is_server != 0;
+        options.isServer = true;
+        options.waitWorkers = false;
+        options.timeout = Milliseconds(timeout_ms);
+        // Without a socket of ours it would listen to the whole network.
+        options.masterListenFd = listening;
+        return new graft_store{make_intrusive<c10d::TCPStore>(std::string("127.0.0.1"), options)};
+      },
+      nullptr);
+}
+graft_store* graft_store_connect(const char* host, uint16_t port, int64_t timeout_ms) {
+  return guarded(
+      [&]() -> graft_store* {
+        c10d::TCPStoreOptions options;
+        options.port = port;
         options.waitWorkers = false;
         options.timeout = Milliseconds(timeout_ms);
         return new graft_store{make_intrusive<c10d::TCPStore>(std::string(host), options)};

@@ -23,8 +23,9 @@ const char* graft_error(void);
 int graft_error_kind(void);
 
 // Store. Sizes are bytes, times are milliseconds. `graft_store_get` returns the value's full size, of which at most
-// `capacity` bytes were copied.
-graft_store* graft_store_tcp(const char* host, uint16_t port, int is_server, int64_t timeout_ms);
+// `capacity` bytes were copied. `listening` is a socket of 127.0.0.1 at `port`, which the store takes over.
+graft_store* graft_store_serve(int listening, uint16_t port, int64_t timeout_ms);
+graft_store* graft_store_connect(const char* host, uint16_t port, int64_t timeout_ms);
 graft_store* graft_store_prefix(graft_store*, const char* prefix);
 void graft_store_free(graft_store*);
 int graft_store_port(graft_store*);

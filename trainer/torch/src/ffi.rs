@@ -25,7 +25,8 @@ unsafe extern "C" {
     fn graft_error() -> *const c_char;
     fn graft_error_kind() -> c_int;
 
-    pub(crate) fn graft_store_tcp(host: *const c_char, port: u16, is_server: c_int, timeout_ms: i64) -> *mut RawStore;
+    pub(crate) fn graft_store_serve(listening: c_int, port: u16, timeout_ms: i64) -> *mut RawStore;
+    pub(crate) fn graft_store_connect(host: *const c_char, port: u16, timeout_ms: i64) -> *mut RawStore;
     pub(crate) fn graft_store_prefix(store: *mut RawStore, prefix: *const c_char) -> *mut RawStore;
     pub(crate) fn graft_store_free(store: *mut RawStore);
     pub(crate) fn graft_store_port(store: *mut RawStore) -> c_int;

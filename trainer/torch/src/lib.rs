@@ -13,5 +13,5 @@ pub mod store;
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Interface, ProcessGroup, Reduction};
 pub use reducer::{GradientStorage, Parameter, Reducer, ReducerSettings, ReducerStats, UnusedParameters};
-pub use store::{Role, Store};
+pub use store::Store;
 pub use tch;

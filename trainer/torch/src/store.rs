@@ -3,16 +3,9 @@
 
 use crate::ffi::{self, RawStore, c_string, check, check_ptr};
 use crate::{Error, ErrorKind, Result};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::IntoRawFd;
 use std::time::Duration;
-
-/// Who holds the keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// This process listens and holds the keys.
-    Server,
-    /// Another process does.
-    Client,
-}
 
 /// A store: a TCP one, or one that puts a prefix before each key of another. Requests of one store are made one after
 /// the other: a thread inside [`Store::wait`] holds up the rest, which should have a client of their own.
@@ -34,17 +27,25 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// A TCP store at `host`:`port`. A server takes port 0 for any free one. `timeout` is for the connection and for
-    /// [`Store::get`]; a client tries to connect for at least that long.
-    pub fn tcp(host: &str, port: u16, role: Role, timeout: Duration) -> Result<Self> {
+    /// Holds the keys, and listens at a free port of 127.0.0.1 only: c10d's protocol has no authentication, so what is let
+    /// in from elsewhere must be decided in front of it. `timeout` is for [`Store::get`].
+    pub fn serve(timeout: Duration) -> Result<Self> {
+        const DOING: &str = "open the store";
+        let failed = |error: std::io::Error| Error::new(ErrorKind::Network, DOING, &error.to_string());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        // SAFETY: the shim takes the socket over.
+        let raw = unsafe { ffi::graft_store_serve(listener.into_raw_fd(), port, milliseconds(timeout)) };
+        Ok(Self { raw: check_ptr(DOING, raw)? })
+    }
+
+    /// The store that another process holds at `host`:`port`. `timeout` is for [`Store::get`]; the connection is tried for
+    /// at least that long.
+    pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Self> {
         const DOING: &str = "connect to the store";
         let host = c_string(DOING, host)?;
-        let server = match role {
-            Role::Server => 1,
-            Role::Client => 0,
-        };
         // SAFETY: `host` lives through the call.
-        let raw = unsafe { ffi::graft_store_tcp(host.as_ptr(), port, server, milliseconds(timeout)) };
+        let raw = unsafe { ffi::graft_store_connect(host.as_ptr(), port, milliseconds(timeout)) };
         Ok(Self { raw: check_ptr(DOING, raw)? })
     }
 

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use graft_torch::reducer::Buckets;
-use graft_torch::store::Role;
 use graft_torch::tch::{Device, Kind, Tensor};
 use graft_torch::{
     ErrorKind, GradientStorage, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Reduction, Store, UnusedParameters, device, memory,
@@ -21,7 +20,7 @@ fn rank() -> Option<usize> {
 /// The group of a rank process, and the store it met at.
 fn join(world: usize, timeout: Duration) -> (Store, ProcessGroup) {
     let port = std::env::var("GRAFT_TEST_PORT").unwrap().parse().unwrap();
-    let store = Store::tcp("127.0.0.1", port, Role::Client, PATIENCE).unwrap();
+    let store = Store::connect("127.0.0.1", port, PATIENCE).unwrap();
     let group = store.prefix("generation-0").unwrap();
     let group = ProcessGroup::gloo(&group, rank().unwrap(), world, timeout, &Interface::Named("lo".into())).unwrap();
     assert_eq!((group.rank(), group.world()), (rank().unwrap(), world));
@@ -30,7 +29,7 @@ fn join(world: usize, timeout: Duration) -> (Store, ProcessGroup) {
 
 /// Starts `world` rank processes of one test; returns their exit statuses by rank.
 fn start(test: &str, world: usize) -> Vec<ExitStatus> {
-    let store = Store::tcp("127.0.0.1", 0, Role::Server, PATIENCE).unwrap();
+    let store = Store::serve(PATIENCE).unwrap();
     let port = store.port().unwrap();
     let spawn = |rank: usize| -> Child {
         Command::new(std::env::current_exe().unwrap())

@@ -4,13 +4,12 @@
 
 use graft_torch::device::{AutocastGuard, AutocastType};
 use graft_torch::optim::{AdamState, AdamStep, Momentum, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd};
-use graft_torch::store::Role;
 use graft_torch::tch::{Device, Kind, Tensor};
 use graft_torch::{ErrorKind, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Store, device, memory};
 use std::time::{Duration, Instant};
 
 fn server() -> Store {
-    Store::tcp("127.0.0.1", 0, Role::Server, Duration::from_secs(5)).unwrap()
+    Store::serve(Duration::from_secs(5)).unwrap()
 }
 
 fn floats(tensor: &Tensor) -> Vec<f64> {
@@ -20,7 +19,7 @@ fn floats(tensor: &Tensor) -> Vec<f64> {
 #[test]
 fn a_store_keeps_bytes_and_counts() {
     let server = server();
-    let client = Store::tcp("127.0.0.1", server.port().unwrap(), Role::Client, Duration::from_secs(5)).unwrap();
+    let client = Store::connect("127.0.0.1", server.port().unwrap(), Duration::from_secs(5)).unwrap();
     let view = client.prefix("job").unwrap();
     let long: Vec<u8> = (0..10_000).map(|i| (i % 251) as u8).collect();
     view.set("bytes", &long).unwrap();
@@ -50,7 +49,7 @@ fn waiting_for_a_key_ends_at_the_timeout() {
 fn a_store_that_is_not_there_is_an_error() {
     device::set_log_level(device::LogLevel::Fatal).unwrap();
     let port = server().port().unwrap();
-    let error = Store::tcp("127.0.0.1", port, Role::Client, Duration::from_secs(1)).unwrap_err();
+    let error = Store::connect("127.0.0.1", port, Duration::from_secs(1)).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Network | ErrorKind::Timeout), "{error}");
 }
 
