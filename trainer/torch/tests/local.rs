@@ -36,6 +36,13 @@ fn a_store_keeps_bytes_and_counts() {
 }
 
 #[test]
+fn a_store_listens_on_loopback_only() {
+    let store = server();
+    let other = std::net::TcpStream::connect(("127.0.0.2", store.port().unwrap()));
+    assert_eq!(other.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "it listens on every address");
+}
+
+#[test]
 fn waiting_for_a_key_ends_at_the_timeout() {
     let server = server();
     let start = Instant::now();
