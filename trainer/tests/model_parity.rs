@@ -7,7 +7,7 @@ use graft_crds::Architecture;
 use graft_crds::architectures::{Family, Padding};
 use graft_torch::device;
 use graft_torch::tch::{Device, Kind, Tensor, no_grad};
-use graft_trainer::models::{HeadForm, Mode, Model, build};
+use graft_trainer::models::{HeadForm, Mode, Model, build, facts};
 use graft_trainer::weights::{HeadPolicy, Weights, apply, load};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -99,16 +99,21 @@ fn compare(name: &str, architecture: Architecture) {
     let golden = golden(name);
     assert_eq!(golden["architecture"], architecture.name());
     let mut model = build(architecture, CLASSES, padding(&golden), Device::Cpu, 1).unwrap();
-    let layout: Vec<(String, Vec<i64>)> = serde_json::from_value(golden["state_dict"].clone()).unwrap();
-    let ours: Vec<_> = model.tensors().iter().map(|t| (t.name.clone(), t.tensor.size())).collect();
-    assert_eq!(ours, layout, "{name}: names, shapes and order");
+    let layout: Vec<_> = model.tensors().iter().map(|t| (t.name.clone(), t.tensor.size())).collect();
+    if let Some(digest) = golden["state_dict_sha256"].as_str() {
+        let text: String = layout.iter().map(|(name, shape)| format!("{name} {shape:?}\n")).collect();
+        assert_eq!(graft_trainer_core::artefact::sha256_hex(text.as_bytes()), digest, "{name}: names, shapes and order:\n{text}");
+    } else {
+        let expected: Vec<(String, Vec<i64>)> = serde_json::from_value(golden["state_dict"].clone()).unwrap();
+        assert_eq!(layout, expected, "{name}: names, shapes and order");
+    }
     let tensors: BTreeMap<_, _> = layout.iter().map(|(n, shape)| (n.clone(), values(n, shape))).collect();
     let weights = Weights { tensors, digest: String::new(), metadata: BTreeMap::new() };
     let report = apply(&mut model, &weights, HeadPolicy::KeepIfItFits).unwrap();
     assert_eq!((report.loaded, report.missing.len(), report.unexpected.len()), (layout.len(), 0, 0));
     assert_eq!(model.head_form() == HeadForm::PerPosition, architecture.family() == Family::SqueezeNet);
     drop(weights);
-    let x = images(4, 64, 1.0);
+    let x = images(4, golden["side"].as_i64().unwrap(), 1.0);
     evaluated(name, &model, &x, &golden);
     trained(name, &model, &x, &golden);
 }
@@ -128,7 +133,7 @@ fn evaluated(name: &str, model: &Model, x: &Tensor, golden: &Value) {
 }
 
 fn trained(name: &str, model: &Model, x: &Tensor, golden: &Value) {
-    // torch draws dropout from the same generator in both languages.
+    // torch draws dropout and stochastic depth from the same generator in both languages.
     device::manual_seed(7);
     let logits = model.forward(x, Mode::Train).unwrap();
     assert_close(&format!("{name} training logits"), &numbers(&logits, 20), &floats(&golden["train_logits"]), 0.0);
@@ -170,6 +175,48 @@ fn resnets_are_torchvisions() {
 #[test]
 fn vggs_are_torchvisions() {
     family(Family::Vgg);
+}
+
+#[test]
+fn densenets_are_torchvisions() {
+    family(Family::DenseNet);
+}
+
+#[test]
+fn mobilenets_v3_are_torchvisions() {
+    family(Family::MobileNetV3);
+}
+
+#[test]
+fn efficientnets_are_torchvisions() {
+    family(Family::EfficientNet);
+}
+
+#[test]
+fn convnexts_are_torchvisions() {
+    family(Family::ConvNeXt);
+}
+
+#[test]
+fn vits_are_timms_and_torchvisions() {
+    family(Family::Vit);
+}
+
+/// What torchvision and timm publish of their weights is what the table and the walk over the layers say.
+#[test]
+fn parameters_and_costs_are_the_published_ones() {
+    for (name, published) in golden("published").as_object().unwrap() {
+        let architecture: Architecture = serde_json::from_value(name.as_str().into()).unwrap();
+        let facts = facts(architecture, architecture.input_size()).unwrap();
+        let width = architecture.feature_width();
+        assert_eq!(facts.parameters + 1000 * (width + 1), published["parameters"].as_u64().unwrap() as usize, "{name}");
+        // SqueezeNet's published classifier works at each of 13 × 13 positions.
+        let positions = if architecture.family() == Family::SqueezeNet { 169 } else { 1 };
+        let gmacs = (facts.macs + (positions * 1000 * width) as i64) as f64 / 1e9;
+        if let Some(expected) = published["gmacs"].as_f64() {
+            assert!((gmacs - expected).abs() < 0.01 * expected + 0.0006, "{name}: {gmacs} instead of {expected}");
+        }
+    }
 }
 
 #[test]

@@ -37,19 +37,20 @@ pub struct Weights {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Preprocessing {
-    /// Mean per channel (red, green, blue) after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1.
+    /// Mean per channel (red, green, blue) after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1 and ViT-S/16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 3))]
     pub mean: Option<Vec<Decimal>>,
-    /// Standard deviation per channel after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1.
+    /// Standard deviation per channel after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1 and ViT-S/16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 3))]
     pub std: Option<Vec<Decimal>>,
-    /// Length in pixels to which an image's shorter side is resized before the centre is cut out, with `fit: crop`. Default: `size` × 256/224.
+    /// Length in pixels to which an image's shorter side is resized before the centre is cut out, with `fit: crop`. Default: in proportion to `size` as the
+    /// architecture has it, mostly `size` × 256/224.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 2048))]
     pub resize: Option<i32>,
-    /// Side in pixels of the square input. Default: the architecture's, mostly 224.
+    /// Side in pixels of the square input; for ViT a multiple of the patch. Default: the architecture's, mostly 224.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 2048))]
     pub size: Option<i32>,
@@ -57,7 +58,7 @@ pub struct Preprocessing {
     /// resizes both sides to `size`. Default: crop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<Fit>,
-    /// Interpolation when resizing. Default: bilinear.
+    /// Interpolation when resizing. Default: the architecture's, mostly bilinear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
     /// Padding of strided convolutions: `same` for weights born in TensorFlow. Default: symmetric; same for MobileNetV1.
