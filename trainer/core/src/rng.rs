@@ -2,6 +2,10 @@
 //! sample without having drawn the ones before it, and a resumed run needs no generator state. Never reads a clock or
 //! the system's entropy.
 
+use std::convert::Infallible;
+
+use rand::rand_core::TryRng;
+
 /// Philox4x32 with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 #[must_use]
 pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -28,6 +32,10 @@ pub enum Purpose {
     Split = 1,
     /// Initial values of new parameters.
     Initialisation = 2,
+    /// Changes of training images.
+    Augment = 4,
+    /// Blends of training images.
+    Blend = 5,
     /// Generated images.
     Phantom = 3,
 }
@@ -52,7 +60,13 @@ impl Stream {
     /// The sequence number `stream` for `purpose` under `seed`, from its beginning.
     #[must_use]
     pub fn new(seed: u64, purpose: Purpose, stream: u32) -> Self {
-        Self { seed, purpose, stream, position: 0 }
+        Self::at(seed, purpose, stream, 0)
+    }
+
+    /// The same sequence from its number `position` on.
+    #[must_use]
+    pub fn at(seed: u64, purpose: Purpose, stream: u32, position: u64) -> Self {
+        Self { seed, purpose, stream, position }
     }
 
     /// The next 64 bits.
@@ -81,6 +95,26 @@ impl Stream {
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+}
+
+/// For the distributions of `rand_distr`.
+impl TryRng for Stream {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(Self::next_u64(self) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(Self::next_u64(self))
+    }
+
+    fn try_fill_bytes(&mut self, target: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in target.chunks_mut(8) {
+            chunk.copy_from_slice(&Self::next_u64(self).to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
     }
 }
 

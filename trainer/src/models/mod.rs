@@ -334,6 +334,11 @@ impl Model {
         .map_err(torch("reset the head"))
     }
 
+    /// Another probability of dropping a feature before the head, in [`Mode::Train`].
+    pub fn set_dropout(&mut self, probability: f64) {
+        self.head.dropout = probability;
+    }
+
     /// Says how the head's values, which were just loaded, are meant.
     pub(crate) fn set_head_form(&mut self, form: HeadForm) {
         self.head.form = form;

@@ -1,13 +1,17 @@
 //! One rank: joins the gang, then runs the stages in order. All ranks take the same decisions from the same data; what
 //! only one may do (write a manifest, train the head) is rank 0's, and the others wait at a barrier.
 
+mod augment;
 mod checkpoint;
+mod criterion;
 mod features;
 mod fine_tune;
+mod frozen;
 mod head;
 mod inputs;
 mod optimizer;
 mod prepare;
+mod step;
 
 pub(crate) use checkpoint::to_json;
 pub(crate) use fine_tune::judge;
@@ -18,6 +22,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_crds::contract::{CheckpointRef, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
+use graft_crds::spec::AfterFineTune;
 use graft_torch::tch::{Device, Tensor};
 use graft_torch::{Interface, ProcessGroup, Role, Store, device};
 use graft_trainer_core::progress::{Tracker, Work};
@@ -96,6 +101,8 @@ pub(crate) struct Rank {
     progress: Progress,
     last_said: Option<Instant>,
     pub(crate) history: Vec<HistoryRow>,
+    /// What is done now is a part of another stage: it tells neither progress nor history.
+    aside: bool,
 }
 
 fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
@@ -127,6 +134,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         progress: Progress::default(),
         last_said: None,
         history: Vec::new(),
+        aside: false,
         config,
     };
     stages(&mut rank)
@@ -136,12 +144,22 @@ fn stages(rank: &mut Rank) -> Result<(), Failure> {
     let mut recipe = prepare::prepare(rank)?;
     rank.tracker = Tracker::new(plan(&rank.config, &recipe));
     let trained = match rank.config.fine_tune.clone() {
-        Some(settings) => fine_tune::fine_tune(rank, &mut recipe, &settings)?,
+        Some(settings) => {
+            if settings.head_first {
+                rank.aside = true;
+                probe(rank, &mut recipe)?;
+                rank.aside = false;
+            }
+            fine_tune::fine_tune(rank, &mut recipe, &settings)?
+        }
         None => None,
     };
+    let keep = trained.is_some() && rank.config.head.after_fine_tune == AfterFineTune::Keep;
     let features = features::extract(rank, &mut recipe, trained)?;
     if let Some(features) = features {
-        head::train(rank, &mut recipe, &features)?;
+        if !keep {
+            head::train(rank, &mut recipe, &features)?;
+        }
         rank.begin(Stage::Evaluate, 0, 0);
         let written = output::write(rank, &recipe, &features)?;
         rank.progress.metrics = written.metrics;
@@ -150,6 +168,14 @@ fn stages(rank: &mut Rank) -> Result<(), Failure> {
         say(&Event::Output(written.output));
     }
     rank.group.barrier()?;
+    Ok(())
+}
+
+/// Linear probing: a head on the features of the backbone as it is. Fine-tuning begins with it on all ranks.
+fn probe(rank: &mut Rank, recipe: &mut Recipe) -> Result<(), Failure> {
+    if let Some(features) = features::extract(rank, recipe, None)? {
+        head::train(rank, recipe, &features)?;
+    }
     Ok(())
 }
 
@@ -182,6 +208,9 @@ impl Rank {
 
     /// A stage begins, with this many of its epochs done already.
     fn begin(&mut self, stage: Stage, epochs: u64, done: u64) {
+        if self.aside {
+            return;
+        }
         let now = self.now();
         self.tracker.begin(stage, done, now);
         (self.progress.stage, self.progress.epochs, self.progress.epoch) = (stage, epochs, 0);
@@ -190,6 +219,9 @@ impl Rank {
 
     /// `samples` of the stage are done over all ranks.
     fn record(&mut self, samples: usize) {
+        if self.aside {
+            return;
+        }
         let now = self.now();
         self.tracker.record(samples as u64, now);
         if self.last_said.is_none_or(|said| said.elapsed() > Duration::from_millis(500)) {
@@ -214,6 +246,9 @@ impl Rank {
 
     /// Epochs of the head are many and short: told now and then.
     fn head_epoch_done(&mut self, row: HistoryRow) {
+        if self.aside {
+            return;
+        }
         if row.epoch.is_multiple_of(10) {
             self.epoch_done(row);
         } else {

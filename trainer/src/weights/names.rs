@@ -8,7 +8,7 @@ use graft_torch::tch::Tensor;
 use std::collections::BTreeMap;
 
 /// The tensors under the model's names.
-pub(super) fn own<'a>(architecture: Architecture, tensors: &'a BTreeMap<String, Tensor>) -> BTreeMap<String, &'a Tensor> {
+pub(super) fn own(architecture: Architecture, tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, &Tensor> {
     tensors.iter().map(|(name, tensor)| (own_name(architecture, name).unwrap_or_else(|| name.clone()), tensor)).collect()
 }
 
