@@ -26,8 +26,16 @@ use crate::models::{self, Mode};
 /// Images in one forward pass without gradients.
 pub(super) const EVALUATION_BATCH: usize = 32;
 
-/// Train, and leave the values that are kept in the model; gives the digest of what was trained.
-pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTune) -> Result<Option<String>, Failure> {
+/// What fine-tuning leaves beside the values in the model.
+pub(super) struct Tuned {
+    /// Digest of everything that decided the outcome.
+    pub(super) inputs: String,
+    /// What must not have changed.
+    pub(super) frozen: Frozen,
+}
+
+/// Train, and leave the values that are kept in the model.
+pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTune) -> Result<Tuned, Failure> {
     let train = recipe.dataset.range(Split::Train).len();
     let batch = usize::try_from(settings.global_batch_size).unwrap_or(1).min(train);
     let sampler =
@@ -234,8 +242,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// The kept epoch's values go into the model; gives their digest.
-    fn finish(self, rank: &mut Rank, recipe: &mut Recipe) -> Result<Option<String>, Failure> {
+    /// The kept epoch's values go into the model.
+    fn finish(self, rank: &mut Rank, recipe: &mut Recipe) -> Result<Tuned, Failure> {
         let kept = match self.settings.keep {
             Keep::Best => &self.best,
             Keep::Last => self.judged(),
@@ -245,9 +253,7 @@ impl Trainer {
             let which = if self.settings.keep == Keep::Best { "keeps" } else { "keeps the last epoch; the best was" };
             rank.log(format!("fine-tuning {which} epoch {epoch}, validation loss {loss:.4}"));
         }
-        self.frozen.check(recipe)?;
-        rank.log(format!("0 of {} frozen tensors changed", self.frozen.count()));
-        Ok(Some(self.inputs))
+        Ok(Tuned { inputs: self.inputs, frozen: self.frozen })
     }
 }
 

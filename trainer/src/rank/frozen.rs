@@ -24,13 +24,17 @@ impl Frozen {
         Ok(Self { digests })
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.digests.len()
+    /// Every tensor but the head's.
+    pub(super) fn backbone(recipe: &Recipe) -> Result<Self, Failure> {
+        let head = recipe.model.tensors().iter().filter(|t| recipe.model.is_head(&t.name));
+        Self::of(recipe, &head.map(|t| (t.name.clone(), t.tensor.shallow_clone())).collect::<Vec<_>>())
     }
 
-    /// An error if one of them is not what it was.
-    pub(super) fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
+    /// How many there are, none of which has changed.
+    ///
+    /// # Errors
+    /// One of them is not what it was.
+    pub(super) fn check(&self, recipe: &Recipe) -> Result<usize, Failure> {
         for named in recipe.model.tensors() {
             if let Some(before) = self.digests.get(&named.name)
                 && digest(&named.tensor)? != *before
@@ -39,7 +43,7 @@ impl Frozen {
                 return Err(Failure::new(ExitReason::Bug, "FrozenTensorChanged", text));
             }
         }
-        Ok(())
+        Ok(self.digests.len())
     }
 }
 

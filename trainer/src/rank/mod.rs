@@ -32,6 +32,8 @@ use graft_trainer_core::sampler;
 use crate::event::{Event, Failure, RankStart};
 use crate::output;
 
+use frozen::Frozen;
+
 pub use inputs::padding;
 pub(crate) use inputs::{Normaliser, Recipe};
 
@@ -143,16 +145,17 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
 fn stages(rank: &mut Rank) -> Result<(), Failure> {
     let mut recipe = prepare::prepare(rank)?;
     rank.tracker = Tracker::new(plan(&rank.config, &recipe));
-    let trained = match rank.config.fine_tune.clone() {
+    let (trained, frozen) = match rank.config.fine_tune.clone() {
         Some(settings) => {
             if settings.head_first {
                 rank.aside = true;
                 probe(rank, &mut recipe)?;
                 rank.aside = false;
             }
-            fine_tune::fine_tune(rank, &mut recipe, &settings)?
+            let tuned = fine_tune::fine_tune(rank, &mut recipe, &settings)?;
+            (Some(tuned.inputs), tuned.frozen)
         }
-        None => None,
+        None => (None, Frozen::backbone(&recipe)?),
     };
     let keep = trained.is_some() && rank.config.head.after_fine_tune == AfterFineTune::Keep;
     let features = features::extract(rank, &mut recipe, trained)?;
@@ -161,7 +164,9 @@ fn stages(rank: &mut Rank) -> Result<(), Failure> {
             head::train(rank, &mut recipe, &features)?;
         }
         rank.begin(Stage::Evaluate, 0, 0);
-        let written = output::write(rank, &recipe, &features)?;
+        let frozen = frozen.check(&recipe)?;
+        rank.log(format!("0 of {frozen} frozen tensors changed"));
+        let written = output::write(rank, &recipe, &features, frozen)?;
         rank.progress.metrics = written.metrics;
         rank.tracker.finish();
         rank.report();
