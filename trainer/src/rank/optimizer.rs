@@ -201,3 +201,101 @@ pub(crate) fn clip(parameters: &[Tensor], limit: &Clip) -> Result<(), Failure> {
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models;
+    use graft_crds::Architecture;
+    use graft_torch::device;
+    use graft_torch::tch::Device;
+    use serde_json::json;
+
+    fn settings(value: serde_json::Value) -> Settings {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// A parameter with these values and the gradient of `weights · parameter`, which is `weights`.
+    fn parameter(values: &[f64], gradient: &[f64]) -> Tensor {
+        let parameter = Tensor::from_slice(values).to_kind(Kind::Float).set_requires_grad(true);
+        device::backward(&(&parameter * Tensor::from_slice(gradient).to_kind(Kind::Float)).sum(Kind::Float)).unwrap();
+        parameter
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f64> {
+        Vec::try_from(tensor.detach().to_kind(Kind::Double).view([-1])).unwrap()
+    }
+
+    fn near(got: &[f64], expected: &[f64]) {
+        assert!(got.len() == expected.len() && got.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-5), "{got:?} instead of {expected:?}");
+    }
+
+    fn optimizer(settings: &Settings, tensor: &Tensor) -> Optimizer {
+        let (learning_rate, weight_decay) = (settings.learning_rate.value(), settings.weight_decay.value());
+        Optimizer::new(settings, vec![Parameter { name: "w".into(), tensor: tensor.shallow_clone(), learning_rate, weight_decay }]).unwrap()
+    }
+
+    #[test]
+    fn lamb_is_the_papers() {
+        let (w, g) = ([3.0, -4.0], [0.1, 0.2]);
+        let tensor = parameter(&w, &g);
+        let mut lamb = optimizer(&settings(json!({"name": "lamb", "learningRate": "0.1", "weightDecay": "0.5"})), &tensor);
+        lamb.step(0.5).unwrap();
+        // After the first step both moments, corrected, are the gradient and its square.
+        let update: Vec<f64> = w.iter().zip(g).map(|(w, g)| g / (g * g).sqrt() + 0.5 * w).collect();
+        let trust = 5.0 / update.iter().map(|u| u * u).sum::<f64>().sqrt();
+        near(&numbers(&tensor), &[w[0] - 0.05 * trust * update[0], w[1] - 0.05 * trust * update[1]]);
+    }
+
+    #[test]
+    fn the_state_goes_on_where_it_was() {
+        for name in ["sgd", "adam", "adamw", "lamb"] {
+            let given = settings(json!({"name": name, "learningRate": "0.1", "weightDecay": "0.01"}));
+            let start = parameter(&[1.0, -2.0, 0.5], &[0.3, 0.1, -0.7]);
+            let mut whole = optimizer(&given, &start);
+            whole.step(1.0).unwrap();
+            let copy = parameter(&numbers(&start), &[0.3, 0.1, -0.7]);
+            let mut resumed = optimizer(&given, &copy);
+            let saved: BTreeMap<String, Tensor> = whole.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
+            assert_eq!(resumed.restore(&saved).unwrap(), 0);
+            whole.step(1.0).unwrap();
+            resumed.step(1.0).unwrap();
+            assert!(start.equal(&copy), "{name}");
+            assert_eq!(optimizer(&given, &copy).restore(&BTreeMap::new()).unwrap(), 3);
+        }
+    }
+
+    #[test]
+    fn gradients_are_limited_by_norm_and_by_value() {
+        let limit = |value: serde_json::Value| serde_json::from_value::<Clip>(value).unwrap();
+        let pair = || [parameter(&[0.0], &[3.0]), parameter(&[0.0, 0.0], &[0.0, -4.0])];
+        for (most, factor) in [("1", 0.2), ("10", 1.0)] {
+            let both = pair();
+            clip(&both, &limit(json!({"norm": most}))).unwrap();
+            near(&numbers(&both[0].grad()), &[3.0 * factor]);
+            near(&numbers(&both[1].grad()), &[0.0, -4.0 * factor]);
+        }
+        let both = pair();
+        clip(&both, &limit(json!({"value": "3.5"}))).unwrap();
+        near(&numbers(&both[1].grad()), &[0.0, -3.5]);
+        near(&numbers(&both[0].grad()), &[3.0]);
+    }
+
+    #[test]
+    fn rates_and_decay_go_by_layer() {
+        let model = models::build(Architecture::ResNet18, 2, Architecture::ResNet18.padding(), Device::Cpu, 0).unwrap();
+        model.set_trainable(&["layer3", "layer4"]).unwrap();
+        let given = json!({"learningRate": "1", "weightDecay": "0.1", "decay": "matrices", "layerDecay": "0.5"});
+        let all = parameters(&model, &settings(given.clone()));
+        let of = |name: &str| all.iter().find(|p| p.name == name).map(|p| (p.learning_rate, p.weight_decay)).unwrap();
+        assert_eq!(of("fc.weight"), (1.0, 0.1));
+        assert_eq!(of("fc.bias"), (1.0, 0.0));
+        assert_eq!(of("layer4.1.conv2.weight"), (0.5, 0.1));
+        assert_eq!(of("layer3.0.bn1.weight"), (0.25, 0.0));
+        assert!(all.iter().all(|p| !p.name.starts_with("layer2")));
+        let mut given = given;
+        given["headLearningRate"] = "7".into();
+        let all = parameters(&model, &settings(given));
+        assert_eq!(all.iter().find(|p| p.name == "fc.weight").map(|p| p.learning_rate), Some(7.0));
+    }
+}
