@@ -2,10 +2,6 @@
 //! sample without having drawn the ones before it, and a resumed run needs no generator state. Never reads a clock or
 //! the system's entropy.
 
-use std::convert::Infallible;
-
-use rand::rand_core::TryRng;
-
 /// Philox4x32 with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 #[must_use]
 pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -32,12 +28,12 @@ pub enum Purpose {
     Split = 1,
     /// Initial values of new parameters.
     Initialisation = 2,
+    /// Generated images.
+    Phantom = 3,
     /// Changes of training images.
     Augment = 4,
     /// Blends of training images.
     Blend = 5,
-    /// Generated images.
-    Phantom = 3,
 }
 
 /// 64 random bits for item `index` of `epoch` under `seed`.
@@ -95,26 +91,6 @@ impl Stream {
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
-    }
-}
-
-/// For the distributions of `rand_distr`.
-impl TryRng for Stream {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(Self::next_u64(self) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(Self::next_u64(self))
-    }
-
-    fn try_fill_bytes(&mut self, target: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in target.chunks_mut(8) {
-            chunk.copy_from_slice(&Self::next_u64(self).to_le_bytes()[..chunk.len()]);
-        }
-        Ok(())
     }
 }
 

@@ -96,7 +96,7 @@ impl Trainer {
             stepper: Stepper::new(rank, recipe, settings, &moving)?,
             checkpoints: Checkpoints::new(rank, inputs.clone()),
             notes: Notes::default(),
-            frozen: Frozen::of(recipe, &moving)?,
+            frozen: Frozen::of(&recipe.model, &moving)?,
             settings: settings.clone(),
             best: Vec::new(),
             layers,
@@ -227,7 +227,7 @@ impl Trainer {
     fn save(&mut self, rank: &mut Rank, recipe: &Recipe, epoch: u64) -> Result<(), Failure> {
         self.notes.history.clone_from(&rank.history);
         if rank.rank == 0 {
-            self.frozen.check(recipe)?;
+            self.frozen.check(&recipe.model)?;
             let prefixed =
                 |prefix: &str, list: &[(String, Tensor)]| list.iter().map(|(n, t)| (format!("{prefix}{n}"), t.detach())).collect::<Vec<_>>();
             let lists = [

@@ -155,7 +155,7 @@ fn stages(rank: &mut Rank) -> Result<(), Failure> {
             let tuned = fine_tune::fine_tune(rank, &mut recipe, &settings)?;
             (Some(tuned.inputs), tuned.frozen)
         }
-        None => (None, Frozen::backbone(&recipe)?),
+        None => (None, Frozen::backbone(&recipe.model)?),
     };
     let keep = trained.is_some() && rank.config.head.after_fine_tune == AfterFineTune::Keep;
     let features = features::extract(rank, &mut recipe, trained)?;
@@ -164,7 +164,7 @@ fn stages(rank: &mut Rank) -> Result<(), Failure> {
             head::train(rank, &mut recipe, &features)?;
         }
         rank.begin(Stage::Evaluate, 0, 0);
-        let frozen = frozen.check(&recipe)?;
+        let frozen = frozen.check(&recipe.model)?;
         rank.log(format!("0 of {frozen} frozen tensors changed"));
         let written = output::write(rank, &recipe, &features, frozen)?;
         rank.progress.metrics = written.metrics;
