@@ -59,7 +59,7 @@ pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTun
         trainer.thaw(rank, recipe, epoch)?;
         trainer.epoch(rank, recipe, &sampler, epoch)?;
     }
-    trainer.finish(rank, recipe)
+    trainer.finish(rank)
 }
 
 struct Trainer {
@@ -168,9 +168,8 @@ impl Trainer {
         let seconds = began.elapsed().as_secs_f64();
         let loss = sum(rank, loss)? / mass;
         // Batch statistics differ by rank; rank 0's are everybody's.
-        for list in [&self.moving, &self.average] {
-            rank.group.broadcast_coalesced(&list.iter().map(|(_, t)| t.shallow_clone()).collect::<Vec<_>>(), 0)?;
-        }
+        let all: Vec<Tensor> = self.moving.iter().chain(&self.average).map(|(_, t)| t.shallow_clone()).collect();
+        rank.group.broadcast_coalesced(&all, 0)?;
         let validation = self.validate(rank, recipe)?;
         if self.notes.best.is_none_or(|(_, best)| validation.log_loss < best) {
             self.notes.best = Some((epoch + 1, validation.log_loss));
@@ -243,7 +242,7 @@ impl Trainer {
     }
 
     /// The kept epoch's values go into the model.
-    fn finish(self, rank: &mut Rank, recipe: &mut Recipe) -> Result<Tuned, Failure> {
+    fn finish(self, rank: &Rank) -> Result<Tuned, Failure> {
         let kept = match self.settings.keep {
             Keep::Best => &self.best,
             Keep::Last => self.judged(),
