@@ -45,7 +45,7 @@ mod tests {
     fn every_architecture_has_a_line() {
         let table = table().unwrap();
         assert_eq!(table.lines().count(), 1 + Architecture::ALL.len());
-        assert!(table.contains("resnet50                     23.51 M   4.09      2048    224\n"), "{table}");
+        assert!(table.contains("resnet50                     23.51 M    4.09      2048    224\n"), "{table}");
     }
 
     /// `GRAFT_BLESS=1` writes the page's table anew.
