@@ -88,6 +88,7 @@ mod tests {
         let good = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lung-ct.yaml")).unwrap();
         let cases: &[(&str, &str, &str)] = &[
             ("architecture: mobilenet_v1_100", "architecture: mobilenet_v9", "spec.backbone.architecture: Unsupported value: \"mobilenet_v9\""),
+            ("architecture: mobilenet_v1_100", "architecture: ResNet-50", "did you mean \"resnet50\"?"),
             ("  fineTune:", "  finetune:", "unknown field \"spec.finetune\""),
             ("replicas: 2", "replicas: 0", "spec.workers.replicas: Invalid value: 0: should be greater than or equal to 1"),
             ("replicas: 2", "replicas: two", "spec.workers.replicas: Invalid value: \"two\": must be of type integer"),

@@ -4,6 +4,7 @@
 mod data;
 mod generate;
 mod job;
+mod models;
 mod mounts;
 mod run;
 mod structural;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long = "mount", value_name = "INSIDE=OUTSIDE")]
         mounts: Vec<Mount>,
     },
+    /// List the architectures with their parameters, cost and input size
+    Models,
     /// Write generated data and fresh weights, for where there are no real ones
     Generate {
         /// The folder to write to
@@ -77,6 +80,12 @@ fn main() -> ExitCode {
         Command::Run { job, mounts } => read(&job, &mounts).and_then(|job| {
             let summary = run::run(&job);
             summary.failure.map_or(Ok(summary.exit), Err)
+        }),
+        Command::Models => models::table().map(|table| print!("{table}")).map(|()| ExitReason::Ok).map_err(|e| TrainerFailure {
+            exit: ExitReason::Bug,
+            reason: "NoModel".into(),
+            message: e.to_string(),
+            rank: None,
         }),
         Command::Verify { model, mounts } => verify(&model, &mounts).map(|()| ExitReason::Ok),
         Command::Validate { job, mounts } => read(&job, &mounts).and_then(|job| validate::run(&job.spec)).map(|()| ExitReason::Ok),

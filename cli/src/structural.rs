@@ -23,7 +23,9 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     }
     if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
         let names: Vec<String> = allowed.iter().map(Value::to_string).collect();
-        found.push(format!("{path}: Unsupported value: {value}: supported values: {}", names.join(", ")));
+        let near = value.as_str().and_then(|text| graft_data::nearest(text, allowed.iter().filter_map(Value::as_str)));
+        let near = near.map_or_else(String::new, |near| format!(" (did you mean {near:?}?)"));
+        found.push(format!("{path}: Unsupported value: {value}{near}: supported values: {}", names.join(", ")));
     }
     match value {
         Value::Object(fields) => object(schema, fields, path, found),

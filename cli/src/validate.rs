@@ -71,6 +71,7 @@ fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFa
         architecture.name(),
         report.unexpected.len() + report.dropped_head.len()
     );
+    report.adapted.iter().for_each(|how| println!("made to fit: {how}"));
     if let Some(fine_tune) = &spec.fine_tune {
         let summary = model.set_trainable(&fine_tune.unfreeze).map_err(|e| failed(e.into()))?;
         println!("fine-tuning trains {} of {} numbers: {}", summary.trained, summary.trained + summary.frozen, summary.groups.join(", "));

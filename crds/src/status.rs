@@ -35,7 +35,8 @@ pub struct TransferJobStatus {
     /// How far the job is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressStatus>,
-    /// Metrics on the test set; before it is reached, on the validation set with the prefix `validation_`.
+    /// Metrics on the test set; before it is reached, on the validation set with the prefix `validation_`. At the end also `frozen_tensors` and how many of them
+    /// training changed all the same, `frozen_tensors_changed`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, String>,
     /// The first metric of spec.evaluation.metrics, as `auroc=0.941`.

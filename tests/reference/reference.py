@@ -1,30 +1,36 @@
 #!/usr/bin/env python3
-"""Makes what graft-trainer's tests compare with: PyTorch's and torchvision's own results, and files that torch.save writes.
+"""Makes what graft-trainer's tests compare with: PyTorch's, torchvision's and timm's own results, and files that torch.save
+writes.
 
 Weights and inputs come from an integer hash of names and positions, so that Rust makes the same bits and nothing large is
-kept. Run with torch 2.11.0 and torchvision 0.26.0 (`reference.py goldens fixtures`); the results are committed. With
-`real FOLDER` it also runs the published weights in FOLDER.
+kept. `cargo xtask reference` runs it with the pinned packages (`reference.py goldens fixtures`); the results are committed.
+`goldens` may be followed by names of architectures. With `real FOLDER` it also runs the published weights in FOLDER.
 """
-
+import hashlib
 import json
 import os
-import pickle
 import struct
 import sys
-import zipfile
 from collections import OrderedDict
 
 import numpy as np
 import torch
+import timm
 import torchvision
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn import functional as F
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CLASSES, BATCH, SIDE, DROPOUT_SEED = 5, 4, 64, 7
 WIDTHS = {"mobilenet_v1_100": 4, "mobilenet_v1_075": 3, "mobilenet_v1_050": 2, "mobilenet_v1_025": 1}
-TORCHVISION = ["resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19",
-               "vgg19_bn", "mobilenet_v2", "squeezenet1_1"]
+TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19",
+               "vgg19_bn", "densenet121", "densenet169", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
+               "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "convnext_tiny", "convnext_small",
+               "convnext_base", "squeezenet1_0", "squeezenet1_1", "vit_b_16"]
+TIMM = {"vit_small_patch16_224": 64, "vit_small_patch14_dinov2": 70, "vit_base_patch14_dinov2": 70}
+# Of models with more parameters than this only a digest of the layout, less of each gradient and few buffers are kept.
+MANY = 200
 
 
 def uniform(name, count):
@@ -101,43 +107,80 @@ class MobileNetV1(nn.Module):
 def build(name, classes, same=False):
     if name in WIDTHS:
         return MobileNetV1(WIDTHS[name], classes)
+    if name in TIMM:
+        return timm.create_model(name, pretrained=False, num_classes=classes, dynamic_img_size=True)
     # Every value is overwritten.
     model = getattr(torchvision.models, name)(weights=None, num_classes=classes, **({"init_weights": False} if name.startswith("vgg") else {}))
     if same:
         for module in model.modules():
             if type(module) is nn.Conv2d and module.padding != (0, 0):
                 module.__class__ = SameConv
+    if name == "vit_b_16":
+        any_size(model)
     return model
+
+
+def any_size(model):
+    """torchvision's ViT takes one input size only; positions are resampled here as timm resamples them."""
+    encoder = model.encoder
+
+    def forward(tokens):
+        side = int((tokens.shape[1] - 1) ** 0.5)
+        position = resample_abs_pos_embed(encoder.pos_embedding, [side, side])
+        return encoder.ln(encoder.layers(encoder.dropout(tokens + position)))
+
+    def patches(x):
+        return model.conv_proj(x).flatten(2).transpose(1, 2)
+
+    encoder.forward, model._process_input = forward, patches
 
 
 def features(name, model, x):
     if name in WIDTHS:
         return model.features(x)
-    if name.startswith("resnet"):
-        kept, model.fc = model.fc, nn.Identity()
+    if name in TIMM:
+        return model.forward_head(model.forward_features(x), pre_logits=True)
+    if name.startswith(("resne", "vit")):
+        holder, head = (model.heads, "head") if name.startswith("vit") else (model, "fc")
+        kept = getattr(holder, head)
+        setattr(holder, head, nn.Identity())
         f = model(x)
-        model.fc = kept
+        setattr(holder, head, kept)
         return f
-    f = model.features(x)
+    if name.startswith("mobilenet_v3"):
+        return model.classifier[:2](model.avgpool(model.features(x)).flatten(1))
+    if name.startswith("convnext"):
+        return model.classifier[:2](model.avgpool(model.features(x)))
+    f = F.relu(model.features(x)) if name.startswith("densenet") else model.features(x)
     if name.startswith("vgg"):
         return model.classifier[:6](model.avgpool(f).flatten(1))
     return F.adaptive_avg_pool2d(f, 1).flatten(1)
 
 
-def numbers(tensor, count=6):
-    return [float(f"{v:.9g}") for v in tensor.detach().double().flatten()[:count].tolist()]
+def numbers(tensor, count=6, digits=9):
+    return [float(f"{v:.{digits}g}") for v in tensor.detach().double().flatten()[:count].tolist()]
+
+
+def layout(model):
+    """Names and shapes in order, or their digest where there are many."""
+    listed = [[k, list(v.shape)] for k, v in model.state_dict().items()]
+    text = "".join(f"{k} {v}\n" for k, v in listed)
+    few = len(list(model.parameters())) <= MANY
+    return {"state_dict": listed} if few else {"state_dict_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def golden(name, same):
-    model = build(name, CLASSES, same)
+    """In double precision: ReLUs whose input is within rounding of 0 open on one kind of CPU and not on another, and gradients
+    in single precision differ by a tenth for that alone."""
+    model = build(name, CLASSES, same).double()
     model.load_state_dict({k: values(k, v.shape) for k, v in model.state_dict().items()})
-    x, y = images(BATCH, SIDE), torch.arange(BATCH) % CLASSES
+    side = TIMM.get(name, SIDE)
+    x, y = images(BATCH, side).double(), torch.arange(BATCH) % CLASSES
     model.eval()
     with torch.no_grad():
-        out = {"architecture": name, "padding": "same" if same or name in WIDTHS else "symmetric",
-               "state_dict": [[k, list(v.shape)] for k, v in model.state_dict().items()],
+        out = {"architecture": name, "padding": "same" if same or name in WIDTHS else "symmetric", "side": side, **layout(model),
                "features": [numbers(f, 8) for f in features(name, model, x)],
-               "feature_norm": float(features(name, model, x).double().norm()),
+               "feature_norm": features(name, model, x).norm().item(),
                "logits": numbers(model(x), BATCH * CLASSES)}
     model.train()
     torch.manual_seed(DROPOUT_SEED)
@@ -146,9 +189,30 @@ def golden(name, same):
     loss.backward()
     out["train_logits"] = numbers(logits, BATCH * CLASSES)
     out["loss"] = loss.item()
-    out["gradients"] = {k: [float(f"{p.grad.double().norm():.9g}")] + numbers(p.grad, 4) for k, p in model.named_parameters()}
-    out["buffers"] = {k: numbers(b, 4) for k, b in model.named_buffers()}
+    parameters, buffers = list(model.named_parameters()), list(model.named_buffers())
+    if len(parameters) > MANY:
+        kept, digits, buffers = 1, 7, buffers[::20]
+    else:
+        kept, digits = 4, 9
+    out["gradients"] = {k: numbers(p.grad.norm(), 1, digits) + numbers(p.grad, kept, digits) for k, p in parameters}
+    out["buffers"] = {k: numbers(b, 4, digits) for k, b in buffers}
     return out
+
+
+def published():
+    """What torchvision and timm say of their weights with 1,000 classes."""
+    out = {}
+    for name in TORCHVISION:
+        w = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+        t = w.transforms()
+        out[name] = {"parameters": w.meta["num_params"], "gmacs": w.meta["_ops"], "size": t.crop_size[0], "resize": t.resize_size[0],
+                     "interpolation": t.interpolation.value, "mean": t.mean, "std": t.std}
+    for name in TIMM:
+        model = timm.create_model(name, pretrained=False, num_classes=1000)
+        c = model.pretrained_cfg
+        out[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gmacs": None, "size": c["input_size"][1],
+                     "resize": int(c["input_size"][1] / c["crop_pct"]), "interpolation": c["interpolation"], "mean": c["mean"], "std": c["std"]}
+    write(os.path.join(HERE, "goldens", "published.json"), out)
 
 
 def write(path, data):
@@ -156,11 +220,12 @@ def write(path, data):
         f.write("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in data.items()) + "\n}\n")
 
 
-def goldens():
-    for name in list(WIDTHS) + TORCHVISION:
+def goldens(chosen):
+    for name in chosen or list(WIDTHS) + TORCHVISION + list(TIMM):
         for same in [False, True] if name == "mobilenet_v2" else [False]:
             write(os.path.join(HERE, "goldens", name + ("-same" if same else "") + ".json"), golden(name, same))
             print(name, same, flush=True)
+    published()
 
 
 REAL = [("mobilenet_v2_imagenet", "mobilenet_v2", True), ("squeezenet1_1_imagenet", "squeezenet1_1", False),
@@ -242,7 +307,7 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     arguments = sys.argv[1:]
     if "goldens" in arguments:
-        goldens()
+        goldens([a for a in arguments if a in WIDTHS or a in TORCHVISION or a in TIMM])
     if "fixtures" in arguments:
         fixtures()
     if "real" in arguments:

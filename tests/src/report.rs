@@ -22,6 +22,12 @@ pub struct Row {
     unit: &'static str,
     peer: Option<f64>,
     ratio: Option<f64>,
+    /// Smallest and largest of several runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread: Option<[f64; 2]>,
+    /// The peer's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_spread: Option<[f64; 2]>,
     aim: Option<String>,
     met: Option<bool>,
 }
@@ -35,7 +41,7 @@ impl Row {
             Aim::AtLeast(limit) => (Some(format!(">= {limit} {unit}")), Some(value >= limit)),
             Aim::None => (None, None),
         };
-        Self { name: name.into(), value, unit, peer: None, ratio: None, aim: text, met }
+        Self { name: name.into(), value, unit, peer: None, ratio: None, spread: None, peer_spread: None, aim: text, met }
     }
 
     /// A value beside a peer's, with an aim for their ratio (value ÷ peer).
@@ -47,7 +53,15 @@ impl Row {
             Aim::AtLeast(limit) => (Some(format!("ratio >= {limit}")), Some(ratio >= limit)),
             Aim::None => (None, None),
         };
-        Self { name: name.into(), value, unit, peer: Some(peer), ratio: Some(ratio), aim: text, met }
+        Self { name: name.into(), value, unit, peer: Some(peer), ratio: Some(ratio), spread: None, peer_spread: None, aim: text, met }
+    }
+
+    /// The median of several runs beside the median of a peer's, with an aim for the ratio of the two.
+    #[must_use]
+    pub fn of_runs(name: impl Into<String>, values: &[f64], unit: &'static str, peers: &[f64], aim: Aim) -> Self {
+        let spread =
+            |list: &[f64]| Some([list.iter().copied().fold(f64::INFINITY, f64::min), list.iter().copied().fold(f64::NEG_INFINITY, f64::max)]);
+        Self { spread: spread(values), peer_spread: spread(peers), ..Self::beside(name, median(values), unit, median(peers), aim) }
     }
 }
 
@@ -66,7 +80,8 @@ pub fn median(values: &[f64]) -> f64 {
 /// Print the rows, and last the line of JSON.
 pub fn print(bench: &str, conditions: &serde_json::Value, rows: &[Row]) {
     for row in rows {
-        let peer = row.peer.map(|p| format!("  peer {p:.4}")).unwrap_or_default();
+        let range = |spread: Option<[f64; 2]>| spread.map(|[low, high]| format!(" ({low:.4} to {high:.4})")).unwrap_or_default();
+        let peer = row.peer.map(|p| format!("  peer {p:.4}{}", range(row.peer_spread))).unwrap_or_default();
         let ratio = row.ratio.map(|r| format!("  ratio {r:.3}")).unwrap_or_default();
         let aim = row.aim.as_ref().map(|a| format!("  aim {a}")).unwrap_or_default();
         let met = match row.met {
@@ -74,7 +89,7 @@ pub fn print(bench: &str, conditions: &serde_json::Value, rows: &[Row]) {
             Some(false) => "  MISSED",
             None => "",
         };
-        println!("{:<44} {:>12.4} {}{peer}{ratio}{aim}{met}", row.name, row.value, row.unit);
+        println!("{:<44} {:>12.4} {}{}{peer}{ratio}{aim}{met}", row.name, row.value, row.unit, range(row.spread));
     }
     println!("{}", serde_json::json!({"bench": bench, "conditions": conditions, "rows": rows}));
 }
@@ -88,6 +103,8 @@ mod tests {
         assert_eq!(Row::new("a", 1.0, "s", Aim::AtMost(3.0)).met, Some(true));
         assert_eq!(Row::new("a", 4.0, "s", Aim::AtMost(3.0)).met, Some(false));
         assert_eq!(Row::beside("a", 4.0, "s", 5.0, Aim::AtLeast(0.9)).met, Some(false));
+        let runs = Row::of_runs("a", &[2.0, 4.0, 3.0], "1/s", &[2.0, 1.0, 3.0], Aim::AtLeast(1.0));
+        assert_eq!((runs.ratio, runs.spread, runs.peer_spread, runs.met), (Some(1.5), Some([2.0, 4.0]), Some([1.0, 3.0]), Some(true)));
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0]), 2.5);
     }

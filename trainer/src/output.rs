@@ -55,6 +55,10 @@ pub struct Description {
     pub data_digest: String,
     /// The seed.
     pub seed: u64,
+    /// Tensors that training had to leave alone.
+    pub frozen_tensors: usize,
+    /// How many of them are not what the weights file holds.
+    pub frozen_tensors_changed: usize,
     /// Folder of the test images.
     pub test_uri: String,
     /// Version of the trainer.
@@ -75,8 +79,9 @@ pub(crate) struct Written {
     pub(crate) output: OutputRef,
 }
 
-/// Judge the model on the test set and write everything; `features` are those of the whole data set.
-pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor) -> Result<Written, Failure> {
+/// Judge the model on the test set and write everything; `features` are those of the whole data set, `frozen` is the number of
+/// frozen tensors, which were found unchanged.
+pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usize) -> Result<Written, Failure> {
     let folder = &rank.output;
     let _ = fs::remove_file(folder.join(MANIFEST));
     let probabilities = |split: Split| -> Result<Tensor, Failure> {
@@ -107,7 +112,7 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor) -> Result<W
     ]);
     let tensors = recipe.model.tensors().iter().map(|t| (t.name.as_str(), &t.tensor));
     weights::save_safetensors(&model, tensors, &metadata).map_err(|e| Failure::storage(&model, e))?;
-    storage::write_whole(&folder.join(DESCRIPTION), &to_json(&description(rank, recipe, positive))?)?;
+    storage::write_whole(&folder.join(DESCRIPTION), &to_json(&description(rank, recipe, positive, frozen))?)?;
     storage::write_whole(&folder.join("metrics.json"), &to_json(&metrics)?)?;
     storage::write_whole(&folder.join(PREDICTIONS), table.as_bytes())?;
     storage::write_whole(&folder.join("history.csv"), history.as_bytes())?;
@@ -121,7 +126,8 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor) -> Result<W
     storage::write_whole(&folder.join(MANIFEST), &manifest)?;
     let by_name = judged.by_name();
     let asked = rank.config.evaluation.metrics.iter().filter_map(|m| Some((m.name().to_owned(), *by_name.get(m.name())?)));
-    Ok(Written { metrics: asked.collect(), output: OutputRef { uri: rank.config.output.uri.clone(), digest: sha256_hex(&manifest) } })
+    let counts = [("frozen_tensors".to_owned(), frozen as f64), ("frozen_tensors_changed".to_owned(), 0.0)];
+    Ok(Written { metrics: asked.chain(counts).collect(), output: OutputRef { uri: rank.config.output.uri.clone(), digest: sha256_hex(&manifest) } })
 }
 
 fn predictions(recipe: &Recipe, test: &Tensor) -> Result<Vec<Prediction>, Failure> {
@@ -137,7 +143,7 @@ fn predictions(recipe: &Recipe, test: &Tensor) -> Result<Vec<Prediction>, Failur
         .collect())
 }
 
-fn description(rank: &Rank, recipe: &Recipe, positive_class: String) -> Description {
+fn description(rank: &Rank, recipe: &Recipe, positive_class: String, frozen_tensors: usize) -> Description {
     let data = &rank.config.data;
     Description {
         format: 1,
@@ -151,6 +157,8 @@ fn description(rank: &Rank, recipe: &Recipe, positive_class: String) -> Descript
         source_weights_sha256: recipe.weights_digest.clone(),
         data_digest: recipe.data_digest.clone(),
         seed: recipe.seed,
+        frozen_tensors,
+        frozen_tensors_changed: 0,
         test_uri: data.test.as_ref().map_or_else(|| data.train.uri.clone(), |test| test.uri.clone()),
         trainer: env!("CARGO_PKG_VERSION").to_owned(),
     }

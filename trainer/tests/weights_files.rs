@@ -8,6 +8,7 @@ use graft_crds::architectures::Padding;
 use graft_torch::tch::{Device, Kind, Tensor};
 use graft_trainer::models::{HeadForm, Model, build};
 use graft_trainer::weights::{HEAD_FORM_KEY, HeadPolicy, Weights, WeightsError, apply, load, save_safetensors};
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,6 @@ fn crafted_files_are_refused() {
         ("negative.pth", "tensor w: shape"),
         ("not-only-tensors.pth", "\"epoch\" is not a tensor"),
         ("list.pth", "not a dict"),
-        ("legacy.pth", "before PyTorch 1.6"),
     ] {
         let text = refusal(name);
         assert!(text.contains(part) && text.contains(name), "{name}: {text}");
@@ -64,19 +64,65 @@ fn crafted_files_are_refused() {
 }
 
 #[test]
-fn a_file_cut_anywhere_or_with_a_flipped_byte_never_panics() {
+fn the_format_before_1_6_is_read_too() {
+    let (legacy, wrapped) = (load(&fixture("legacy.pth"), None).unwrap(), load(&fixture("wrapped.pth"), None).unwrap());
+    assert!(legacy.tensors.keys().eq(wrapped.tensors.keys()));
+    assert!(legacy.tensors.iter().all(|(name, tensor)| tensor.equal(&wrapped.tensors[name])));
+}
+
+/// The files that mutations start from.
+fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seed.safetensors");
+    let tensor = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
+    save_safetensors(&path, [("a.weight", &tensor)], &BTreeMap::from([("k".to_owned(), "v".to_owned())])).unwrap();
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    vec![("zip", read(&fixture("small.pth"))), ("legacy", read(&fixture("legacy.pth"))), ("safetensors", read(&path))]
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut");
-    let whole = std::fs::read(fixture("small.pth")).unwrap();
-    for end in (0..whole.len()).step_by(61) {
-        std::fs::write(&path, &whole[..end]).unwrap();
-        assert!(matches!(load(&path, None), Err(WeightsError::Format { .. })), "cut at {end}");
+    for (name, whole) in seeds() {
+        for end in (0..whole.len()).step_by(whole.len() / 97) {
+            std::fs::write(&path, &whole[..end]).unwrap();
+            assert!(matches!(load(&path, None), Err(WeightsError::Format { .. })), "{name} cut at {end}");
+        }
     }
-    for at in (0..whole.len()).step_by(7) {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0x41;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Bytes exchanged, cut out, doubled: tensors or an error, never a crash, and never more numbers than four times the file.
+    #[test]
+    fn a_mutated_file_never_panics(
+        seed in 0usize..3,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, any::<u8>(), 1usize..40), 1..6),
+    ) {
+        let (_, mut bytes) = seeds().swap_remove(seed);
+        for (index, kind, value, length) in changes {
+            let at = index.index(bytes.len());
+            let end = (at + length).min(bytes.len());
+            match kind {
+                0 => bytes[at] = value,
+                1 => bytes[at] ^= 1 << (value % 8),
+                2 => drop(bytes.drain(at..end)),
+                _ => {
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+            }
+            prop_assume!(!bytes.is_empty());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mutated");
         std::fs::write(&path, &bytes).unwrap();
-        let _ = load(&path, None);
+        if let Ok(weights) = load(&path, None) {
+            let numbers: usize = weights.tensors.values().map(Tensor::numel).sum();
+            prop_assert!(numbers <= 4 * bytes.len());
+        }
     }
 }
 
@@ -158,11 +204,67 @@ fn a_misfit_names_tensors_and_changes_nothing() {
     weights.tensors.insert("features.3.squeeze.bias".into(), Tensor::zeros([2], (Kind::Float, Device::Cpu)));
     weights.tensors.insert("extra".into(), Tensor::zeros([2], (Kind::Float, Device::Cpu)));
     let text = apply(&mut target, &weights, HeadPolicy::KeepIfItFits).unwrap_err().to_string();
-    for part in ["squeezenet1_1", "missing: features.0.bias;", "features.3.squeeze.bias is [2] instead of [16]", "extra"] {
+    for part in ["squeezenet1_1: features.0.bias is missing;", "features.3.squeeze.bias is [2] instead of [16]", "extra is not of this"] {
         assert!(text.contains(part), "{text}");
     }
     assert!(target.tensors().iter().all(|t| t.tensor.equal(&before.tensors[&t.name])));
     let nothing = Weights { tensors: BTreeMap::new(), ..weights };
     let text = apply(&mut target, &nothing, HeadPolicy::KeepIfItFits).unwrap_err().to_string();
-    assert!(text.contains("and 30 more"), "{text}");
+    assert!(text.ends_with("and 40 more"), "{text}");
+}
+
+#[test]
+fn weights_of_another_architecture_are_recognised() {
+    let mut target = build(Architecture::MobileNetV1x025, 2, Padding::Same, Device::Cpu, 1).unwrap();
+    let text = apply(&mut target, &weights_of(&model(7)), HeadPolicy::Drop).unwrap_err().to_string();
+    assert!(text.contains("00.conv.weight is missing") && text.matches(';').count() == 9, "{text}");
+    assert!(text.ends_with("They are those of squeezenet1_1: name that in spec.backbone.architecture"), "{text}");
+}
+
+#[test]
+fn a_checkpoint_of_one_channel_is_repeated_and_says_so() {
+    let mut weights = weights_of(&model(3));
+    let colour = &weights.tensors["features.0.weight"];
+    let grey = colour.sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+    weights.tensors.insert("features.0.weight".into(), grey.shallow_clone());
+    let mut target = model(3);
+    let report = apply(&mut target, &weights, HeadPolicy::KeepIfItFits).unwrap();
+    assert_eq!(report.adapted, ["features.0.weight: 1 input channels repeated to 3, scaled by 1/3"]);
+    let loaded = &target.tensors()[0].tensor;
+    assert!(loaded.sum_dim_intlist([1i64].as_slice(), true, Kind::Float).allclose(&grey, 1e-5, 1e-6, false));
+}
+
+#[test]
+fn weights_in_several_files_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let tensors = weights_of(&model(2)).tensors;
+    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let (first, second): (Vec<_>, Vec<_>) = tensors.iter().map(|(name, t)| (name.as_str(), t)).partition(|(name, _)| name.starts_with("features.1"));
+    save_safetensors(&at(names[0]), first.iter().copied(), &BTreeMap::new()).unwrap();
+    save_safetensors(&at(names[1]), second.iter().copied(), &BTreeMap::new()).unwrap();
+    let mut map: BTreeMap<&str, &str> = first.iter().map(|(name, _)| (*name, names[0])).collect();
+    map.extend(second.iter().map(|(name, _)| (*name, names[1])));
+    let index = at("model.safetensors.index.json");
+    let write = |map: &BTreeMap<&str, &str>| std::fs::write(&index, serde_json::json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
+    write(&map);
+    let weights = load(&index, None).unwrap();
+    assert!(weights.tensors.keys().eq(tensors.keys()) && tensors.iter().all(|(name, t)| t.equal(&weights.tensors[name])));
+    assert!(load(&index, Some(&weights.digest)).is_ok());
+    let tool = std::process::Command::new("sh").current_dir(folder.path()).args(["-c", "LC_ALL=C; sha256sum * | sha256sum"]).output().unwrap();
+    assert!(String::from_utf8(tool.stdout).unwrap().starts_with(&weights.digest));
+    for (tensor, file, part) in
+        [("features.0.bias", names[0], "it does not"), ("features.0.bias", "../x.safetensors", "refused"), ("nothing", names[1], "nothing lies in")]
+    {
+        let mut wrong = map.clone();
+        wrong.insert(tensor, file);
+        write(&wrong);
+        let text = load(&index, None).unwrap_err().to_string();
+        assert!(text.contains(part), "{text}");
+    }
+    write(&map);
+    std::fs::remove_file(at(names[1])).unwrap();
+    assert!(load(&index, None).unwrap_err().to_string().contains(names[1]));
+    std::fs::write(&index, "{}").unwrap();
+    assert!(load(&index, None).unwrap_err().to_string().contains("no index"));
 }

@@ -3,6 +3,7 @@
 
 mod data;
 mod pod;
+mod recipe;
 mod training;
 
 use kube::{CustomResource, KubeSchema};
@@ -11,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 pub use data::{Data, DataColumns, DataSet, DataSplits, Duplicates, Validation};
 pub use pod::{Mount, NfsSource, Volume, Workers};
+pub use recipe::{Augment, ClassWeights, Clip, Keep, Loss, LossName, Mix, Precision, Schedule, ScheduleName};
 pub use training::{
-    Backbone, Evaluation, FineTune, Fit, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName, Preprocessing, Weights,
+    AfterFineTune, Backbone, DecayScope, Evaluation, FineTune, Fit, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName,
+    Preprocessing, Weights,
 };
 
 use crate::status::TransferJobStatus;

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::recipe::{Augment, Clip, Keep, Loss, Mix, Precision, Schedule};
 use crate::architectures::{Architecture, Padding};
 use crate::decimal::Decimal;
 
@@ -37,19 +38,20 @@ pub struct Weights {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Preprocessing {
-    /// Mean per channel (red, green, blue) after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1.
+    /// Mean per channel (red, green, blue) after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1 and ViT-S/16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 3))]
     pub mean: Option<Vec<Decimal>>,
-    /// Standard deviation per channel after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1.
+    /// Standard deviation per channel after scaling pixels to [0, 1]. Default: ImageNet's; 0.5 each for MobileNetV1 and ViT-S/16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 3))]
     pub std: Option<Vec<Decimal>>,
-    /// Length in pixels to which an image's shorter side is resized before the centre is cut out, with `fit: crop`. Default: `size` × 256/224.
+    /// Length in pixels to which an image's shorter side is resized before the centre is cut out, with `fit: crop`. Default: in proportion to `size` as the
+    /// architecture has it, mostly `size` × 256/224.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 2048))]
     pub resize: Option<i32>,
-    /// Side in pixels of the square input. Default: the architecture's, mostly 224.
+    /// Side in pixels of the square input; for ViT a multiple of the patch. Default: the architecture's, mostly 224.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 2048))]
     pub size: Option<i32>,
@@ -57,7 +59,7 @@ pub struct Preprocessing {
     /// resizes both sides to `size`. Default: crop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<Fit>,
-    /// Interpolation when resizing. Default: bilinear.
+    /// Interpolation when resizing. Default: the architecture's, mostly bilinear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
     /// Padding of strided convolutions: `same` for weights born in TensorFlow. Default: symmetric; same for MobileNetV1.
@@ -90,6 +92,12 @@ pub enum Interpolation {
 /// Fine-tuning of the backbone with a fresh linear head on top.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("double(self.schedule.warmupEpochs) < double(self.epochs)", "spec.fineTune.schedule.warmupEpochs must be below epochs: the warm-up is a part of the training"),
+    validation = ("!has(self.dropout) || (double(self.dropout) >= 0.0 && double(self.dropout) < 1.0)", "spec.fineTune.dropout must be at least 0 and below 1"),
+    validation = ("!has(self.emaDecay) || (double(self.emaDecay) > 0.0 && double(self.emaDecay) < 1.0)", "spec.fineTune.emaDecay must be between 0 and 1"),
+    validation = ("double(self.l2sp) >= 0.0", "spec.fineTune.l2sp must not be negative")
+)]
 pub struct FineTune {
     /// Names of layers to train, as prefixes of parameter names: `layer4`, `features.17`. All others stay frozen, their batch
     /// normalisation uses its stored statistics. Default: none, so only the head is trained; `*` trains everything.
@@ -104,13 +112,69 @@ pub struct FineTune {
     #[serde(default = "global_batch_size")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub global_batch_size: i32,
+    /// Parts that each global batch is cut into, one after the other: the same step with less memory. Default: 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub accumulate: i32,
     /// The optimizer. Default: adam with learning rate 1e-4.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// Seed of the head's initial weights and of the order of the samples. Default: 0.
+    /// How the learning rates move over the training. Default: constant.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// What is minimised. Default: cross entropy.
+    #[serde(default)]
+    pub loss: Loss,
+    /// Limit on gradients. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<Clip>,
+    /// Random changes of the training images. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
+    /// Blends of pairs of training images. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
+    /// Probability of dropping a feature before the head while training. Default: the architecture's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<Decimal>,
+    /// Train the head on the frozen backbone's features first, as `spec.head` says, and begin fine-tuning with it: linear probing, then
+    /// fine-tuning (Kumar et al. 2022, arXiv:2202.10054). Default: false.
+    #[serde(default)]
+    pub head_first: bool,
+    /// Unfreeze the layers of `unfreeze` one by one from the end of the list, one more each so many epochs, the head alone first
+    /// (Howard and Ruder 2018, arXiv:1801.06146). Default: all from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub thaw_every_epochs: Option<i32>,
+    /// Strength of the pull of unfrozen layers back to their pretrained values, added to the gradient as strength × difference (L2-SP, Li et al.
+    /// 2018, arXiv:1802.01483). Default: "0".
+    #[serde(default = "zero")]
+    pub l2sp: Decimal,
+    /// Decay of an exponential moving average of the weights, such as "0.999", which is judged and kept in place of the weights themselves. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<Decimal>,
+    /// Stop when the validation loss has not fallen for so many epochs. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub patience_epochs: Option<i32>,
+    /// Which epoch's weights go on. Default: best.
+    #[serde(default)]
+    pub keep: Keep,
+    /// Type that convolutions and matrix products compute in. Default: fp32.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Seed of the head's initial weights, of the order of the samples and of their random changes. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub seed: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn unchanged() -> Decimal {
+    literal("1")
 }
 
 fn fine_tune_epochs() -> i32 {
@@ -124,6 +188,12 @@ fn global_batch_size() -> i32 {
 /// The optimizer of fine-tuning.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("double(self.learningRate) > 0.0", "spec.fineTune.optimizer.learningRate must be above 0"),
+    validation = ("!has(self.headLearningRate) || double(self.headLearningRate) > 0.0", "spec.fineTune.optimizer.headLearningRate must be above 0"),
+    validation = ("double(self.layerDecay) > 0.0 && double(self.layerDecay) <= 1.0", "spec.fineTune.optimizer.layerDecay must be above 0 and at most 1"),
+    validation = ("double(self.weightDecay) >= 0.0", "spec.fineTune.optimizer.weightDecay must not be negative")
+)]
 pub struct Optimizer {
     /// Algorithm. Default: adam.
     #[serde(default)]
@@ -137,6 +207,29 @@ pub struct Optimizer {
     /// Momentum of sgd; other optimizers ignore it. Default: "0.9".
     #[serde(default = "momentum")]
     pub momentum: Decimal,
+    /// Nesterov's look-ahead for sgd. Default: false.
+    #[serde(default)]
+    pub nesterov: bool,
+    /// What weight decay acts on. Default: all.
+    #[serde(default)]
+    pub decay: DecayScope,
+    /// Learning rate of the head. Default: that of the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate: Option<Decimal>,
+    /// Factor between the learning rates of neighbouring layers, smaller towards the input (Clark et al. 2020, arXiv:2003.10555). Default: "1".
+    #[serde(default = "unchanged")]
+    pub layer_decay: Decimal,
+}
+
+/// What weight decay acts on.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DecayScope {
+    /// Every trained parameter.
+    #[default]
+    All,
+    /// Weights of convolutions and linear layers; offsets and normalisation are left alone.
+    Matrices,
 }
 
 /// Algorithm of an optimizer.
@@ -150,10 +243,12 @@ pub enum OptimizerName {
     Adam,
     /// Loshchilov and Hutter 2017, arXiv:1711.05101.
     Adamw,
+    /// You et al. 2019, arXiv:1904.00962: for large batches.
+    Lamb,
 }
 
 #[expect(clippy::expect_used, reason = "a literal of this file")]
-fn literal(text: &str) -> Decimal {
+pub(super) fn literal(text: &str) -> Decimal {
     text.parse().expect("a decimal literal")
 }
 
@@ -175,7 +270,7 @@ fn momentum() -> Decimal {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { name: OptimizerName::default(), learning_rate: fine_tune_rate(), weight_decay: zero(), momentum: momentum() }
+        HeadOptimizer { learning_rate: fine_tune_rate(), ..HeadOptimizer::default() }.into()
     }
 }
 
@@ -197,6 +292,20 @@ pub struct Head {
     /// The optimizer. Default: adam with learning rate 1e-3.
     #[serde(default)]
     pub optimizer: HeadOptimizer,
+    /// Which head the model gets after fine-tuning. Default: a fresh one, trained on the fine-tuned features.
+    #[serde(default)]
+    pub after_fine_tune: AfterFineTune,
+}
+
+/// Which head the model gets after fine-tuning.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AfterFineTune {
+    /// A fresh one is trained on the features of the fine-tuned backbone.
+    #[default]
+    Retrain,
+    /// The one that was trained together with the backbone stays.
+    Keep,
 }
 
 fn head_epochs() -> i32 {
@@ -205,7 +314,13 @@ fn head_epochs() -> i32 {
 
 impl Default for Head {
     fn default() -> Self {
-        Self { kind: HeadKind::default(), epochs: head_epochs(), batch_size: global_batch_size(), optimizer: HeadOptimizer::default() }
+        Self {
+            kind: HeadKind::default(),
+            epochs: head_epochs(),
+            batch_size: global_batch_size(),
+            optimizer: HeadOptimizer::default(),
+            after_fine_tune: AfterFineTune::default(),
+        }
     }
 }
 
@@ -221,6 +336,10 @@ pub enum HeadKind {
 /// The optimizer of the head.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("double(self.learningRate) > 0.0", "spec.head.optimizer.learningRate must be above 0"),
+    validation = ("double(self.weightDecay) >= 0.0", "spec.head.optimizer.weightDecay must not be negative")
+)]
 pub struct HeadOptimizer {
     /// Algorithm. Default: adam.
     #[serde(default)]
@@ -244,7 +363,16 @@ impl Default for HeadOptimizer {
 
 impl From<HeadOptimizer> for Optimizer {
     fn from(o: HeadOptimizer) -> Self {
-        Self { name: o.name, learning_rate: o.learning_rate, weight_decay: o.weight_decay, momentum: o.momentum }
+        Self {
+            name: o.name,
+            learning_rate: o.learning_rate,
+            weight_decay: o.weight_decay,
+            momentum: o.momentum,
+            nesterov: false,
+            decay: DecayScope::All,
+            head_learning_rate: None,
+            layer_decay: unchanged(),
+        }
     }
 }
 

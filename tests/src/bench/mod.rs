@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod ddp;
+mod engine;
 mod local;
 mod operator;
 mod parity;
@@ -18,6 +19,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("start", "kubectl apply to the first training step, in parts"),
     ("operator", "memory when idle, and writes to the API server over a job's life"),
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
+    ("engine", "steps, features, memory and start of the training engine beside PyTorch's usual loop"),
 ];
 
 /// Run one benchmark, or print the list.
@@ -31,6 +33,7 @@ pub fn run(name: &str) -> Result<()> {
         "start" => start::run(),
         "operator" => operator::run(),
         "ddp" => ddp::run(),
+        "engine" => engine::run(),
         "list" => {
             for (name, about) in ALL {
                 println!("{name:<10} {about}");

@@ -2,10 +2,12 @@
 //! to resume from and what stage is next. No file, no clock, no network and no torch: callers pass in what they saw.
 
 pub mod artefact;
+pub mod augment;
 pub mod checkpoint;
 pub mod metrics;
 pub mod progress;
 pub mod report;
 pub mod rng;
 pub mod sampler;
+pub mod schedule;
 pub mod stage;

@@ -30,6 +30,10 @@ pub enum Purpose {
     Initialisation = 2,
     /// Generated images.
     Phantom = 3,
+    /// Changes of training images.
+    Augment = 4,
+    /// Blends of training images.
+    Blend = 5,
 }
 
 /// 64 random bits for item `index` of `epoch` under `seed`.
@@ -52,7 +56,13 @@ impl Stream {
     /// The sequence number `stream` for `purpose` under `seed`, from its beginning.
     #[must_use]
     pub fn new(seed: u64, purpose: Purpose, stream: u32) -> Self {
-        Self { seed, purpose, stream, position: 0 }
+        Self::at(seed, purpose, stream, 0)
+    }
+
+    /// The same sequence from its number `position` on.
+    #[must_use]
+    pub fn at(seed: u64, purpose: Purpose, stream: u32, position: u64) -> Self {
+        Self { seed, purpose, stream, position }
     }
 
     /// The next 64 bits.

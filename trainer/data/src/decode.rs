@@ -84,17 +84,27 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// What the spec asks for, the rest from the architecture: its input size, `resize` of size × 256/224 rounded down,
-    /// crop, bilinear.
+    /// What the spec asks for, the rest from the architecture: its input size, its `resize` in proportion to the size
+    /// rounded down, crop, its filter.
     ///
     /// # Errors
-    /// `InvalidPreprocessing` when the side is 0 or `resize` is smaller than `size`, which would leave borders without a value.
+    /// `InvalidPreprocessing` when the side is 0 or no multiple of the architecture's patches, or when `resize` is smaller than
+    /// `size`, which would leave borders without a value.
     pub fn resolve(architecture: Architecture, spec: Option<&Preprocessing>) -> Result<Self, DataError> {
         let field = |read: fn(&Preprocessing) -> Option<i32>| spec.and_then(read).map(|value| u32::try_from(value).unwrap_or(0));
         let size = field(|p| p.size).unwrap_or_else(|| architecture.input_size());
-        let resize = field(|p| p.resize).unwrap_or(size.saturating_mul(8) / 7);
+        let resize = field(|p| p.resize).unwrap_or(size.saturating_mul(architecture.resize()) / architecture.input_size());
         let fit = spec.and_then(|p| p.fit).unwrap_or_default();
-        let interpolation = spec.and_then(|p| p.interpolation).unwrap_or_default();
+        let interpolation = spec.and_then(|p| p.interpolation).unwrap_or_else(|| architecture.interpolation());
+        let patch = architecture.patch();
+        if !size.is_multiple_of(patch) {
+            let what = format!(
+                "spec.backbone.preprocessing.size: {} cuts its input into patches of {patch} pixels, and {size} is no multiple of it",
+                architecture.name()
+            );
+            let remedy = format!("take {} or {}", size / patch * patch, (size / patch + 1) * patch);
+            return Err(DataError::one(Finding::new(Reason::InvalidPreprocessing, what, vec![], remedy)));
+        }
         if size == 0 || (fit == Fit::Crop && resize < size) {
             let what = format!("spec.backbone.preprocessing: no square of {size} pixels can be cut out of an image resized to {resize}");
             return Err(DataError::one(Finding::new(Reason::InvalidPreprocessing, what, vec![], "make resize at least as large as size")));
@@ -319,5 +329,9 @@ mod tests {
         assert_eq!(Geometry::resolve(Architecture::ResNet18, Some(&spec)).unwrap_err().reason(), "InvalidPreprocessing");
         let spec = Preprocessing { fit: Some(Fit::Stretch), ..spec };
         assert_eq!(Geometry::resolve(Architecture::ResNet18, Some(&spec)).unwrap().size, 96);
+        let geometry = Geometry::resolve(Architecture::EfficientNetB1, None).unwrap();
+        assert_eq!((geometry.size, geometry.resize, geometry.interpolation), (240, 256, Interpolation::Bicubic));
+        let text = Geometry::resolve(Architecture::Dinov2S14, Some(&spec)).unwrap_err().to_string();
+        assert!(text.contains("patches of 14 pixels") && text.contains("take 84 or 98"), "{text}");
     }
 }

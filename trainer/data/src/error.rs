@@ -173,7 +173,8 @@ pub fn pseudonym(patient: &str) -> String {
 }
 
 /// The known name that is nearest to `wanted`, if it is near enough to be a slip: at most a third of its letters differ.
-pub(crate) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
     let (distance, name) = known.into_iter().map(|name| (distance(&wanted, &name.to_lowercase()), name)).min_by_key(|(distance, _)| *distance)?;
     (distance <= wanted.chars().count().max(name.chars().count()).div_ceil(3)).then_some(name)

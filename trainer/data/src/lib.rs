@@ -15,6 +15,6 @@ mod source;
 
 pub use dataset::{Dataset, Sample, Split};
 pub use decode::{DecodeError, Geometry, Limits, decode, fit};
-pub use error::{DataError, Finding, Reason, pseudonym};
+pub use error::{DataError, Finding, Reason, nearest, pseudonym};
 pub use loader::{DecodeCache, FileDigest, Loader, data_digest};
 pub use source::{EXTENSIONS, local_path};

@@ -2,6 +2,7 @@
 //! MobileNetV2, Sandler et al. 2018, arXiv:1801.04381, as torchvision has it.
 
 use super::builder::{Bias, Builder, ConvShape};
+use super::layers::Activation::Relu6;
 use super::layers::{Layer, Residual};
 use super::{Description, HeadShape, Stage};
 use graft_torch::tch::TchError;
@@ -15,15 +16,15 @@ const V1_PAIRS: [(i64, i64); 13] =
 pub(super) fn describe_v1(b: &mut Builder, quarters: i64) -> Result<Description, TchError> {
     let wide = |channels: i64| channels * quarters / 4;
     let first = ConvShape { stride: 2, bias: Bias::Yes, ..ConvShape::new(3, wide(32), 3) };
-    let mut stages = vec![Stage::new(vec![Layer::Conv(b.conv("00.conv", first)?), Layer::Relu6])];
+    let mut stages = vec![Stage::new(vec![Layer::Conv(b.conv("00.conv", first)?), Layer::Activation(Relu6)])];
     let mut inputs = wide(32);
     for (i, (outputs, stride)) in V1_PAIRS.into_iter().enumerate() {
         let depthwise = ConvShape { stride, groups: inputs, bias: Bias::Yes, ..ConvShape::new(inputs, inputs, 3) };
         let conv = b.conv(&format!("{:02}.dw", 2 * i + 1), depthwise)?;
-        stages.push(Stage::new(vec![Layer::Conv(conv), Layer::Relu6]));
+        stages.push(Stage::new(vec![Layer::Conv(conv), Layer::Activation(Relu6)]));
         let pointwise = ConvShape { bias: Bias::Yes, ..ConvShape::new(inputs, wide(outputs), 1) };
         let conv = b.conv(&format!("{:02}.conv", 2 * i + 2), pointwise)?;
-        stages.push(Stage::new(vec![Layer::Conv(conv), Layer::Relu6]));
+        stages.push(Stage::new(vec![Layer::Conv(conv), Layer::Activation(Relu6)]));
         inputs = wide(outputs);
     }
     let pool = vec![Layer::AveragePool { side: 1 }, Layer::Flatten];
@@ -59,7 +60,7 @@ pub(super) fn describe_v2(b: &mut Builder) -> Result<Description, TchError> {
 }
 
 fn conv_norm_relu6(b: &mut Builder, name: &str, shape: ConvShape) -> Result<Vec<Layer>, TchError> {
-    Ok(vec![Layer::Conv(b.conv(&format!("{name}.0"), shape)?), b.norm(&format!("{name}.1"), shape.outputs)?, Layer::Relu6])
+    Ok(vec![Layer::Conv(b.conv(&format!("{name}.0"), shape)?), b.norm(&format!("{name}.1"), shape.outputs)?, Layer::Activation(Relu6)])
 }
 
 fn inverted_residual(b: &mut Builder, name: &str, inputs: i64, outputs: i64, expansion: i64, stride: i64) -> Result<Vec<Layer>, TchError> {

@@ -2,15 +2,21 @@
 //! of its tensors are trained and runs its frozen beginning without autograd; it never reads a file.
 
 mod builder;
-mod layers;
+mod catalogue;
+mod convnext;
+mod densenet;
+mod efficientnet;
+pub(crate) mod layers;
 mod mobilenet;
+mod mobilenet_v3;
 mod resnet;
 mod squeezenet;
 mod vgg;
+pub(crate) mod vit;
 
 pub use layers::Mode;
 
-use builder::{Builder, ConvInit};
+use builder::{Builder, Values};
 use graft_crds::Architecture;
 use graft_crds::architectures::{Family, Padding};
 use graft_torch::memory;
@@ -44,7 +50,7 @@ pub struct NamedTensor {
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A prefix in the list of layers to train fits no parameter.
-    #[error("no layer of {architecture} is called {name:?}; its layers are {}", known.join(", "))]
+    #[error("no layer of {architecture} is called {name:?}{}; its layers are {}", near(name, known), known.join(", "))]
     UnknownLayer {
         /// The prefix.
         name: String,
@@ -59,6 +65,11 @@ pub enum ModelError {
     /// torch failed.
     #[error(transparent)]
     Torch(#[from] graft_torch::Error),
+}
+
+/// The layer that was probably meant, as words in a message.
+fn near(name: &str, known: &[String]) -> String {
+    graft_data::nearest(name, known.iter().map(String::as_str)).map_or_else(String::new, |near| format!(", did you mean {near:?}?"))
 }
 
 fn torch(operation: &'static str) -> impl FnOnce(TchError) -> ModelError {
@@ -92,7 +103,8 @@ impl HeadForm {
     pub fn published(architecture: Architecture) -> Self {
         match architecture.family() {
             Family::SqueezeNet => Self::PerPosition,
-            Family::ResNet | Family::Vgg | Family::MobileNetV1 | Family::MobileNetV2 => Self::Pooled,
+            Family::ResNet | Family::Vgg | Family::DenseNet | Family::MobileNetV1 | Family::MobileNetV2 | Family::MobileNetV3 => Self::Pooled,
+            Family::EfficientNet | Family::ConvNeXt | Family::Vit => Self::Pooled,
         }
     }
 }
@@ -164,13 +176,13 @@ pub fn build(architecture: Architecture, classes: i64, padding: Padding, device:
     if classes < 1 {
         return Err(ModelError::Classes(classes));
     }
-    let init = match architecture.family() {
-        Family::SqueezeNet => ConvInit::FanIn,
-        Family::ResNet | Family::Vgg | Family::MobileNetV1 | Family::MobileNetV2 => ConvInit::FanOut,
-    };
-    let mut builder = Builder::new(device, padding, init, seed);
+    assemble(architecture, classes, Builder::new(device, padding, Values::Seed(seed)))
+}
+
+fn assemble(architecture: Architecture, classes: i64, mut builder: Builder) -> Result<Model, ModelError> {
+    let device = builder.device();
     tch::no_grad(|| {
-        let description = describe(architecture, &mut builder)?;
+        let description = catalogue::describe(architecture, &mut builder)?;
         let Description { stages, pool, head_name, head_shape, dropout, width } = description;
         let shape: &[i64] = match head_shape {
             HeadShape::Linear => &[classes, width],
@@ -183,28 +195,29 @@ pub fn build(architecture: Architecture, classes: i64, padding: Padding, device:
     .map_err(torch("build a model"))
 }
 
-fn describe(architecture: Architecture, b: &mut Builder) -> Result<Description, TchError> {
-    use resnet::Block::{Basic, Bottleneck};
-    use vgg::Norms::{With, Without};
-    match architecture {
-        Architecture::ResNet18 => resnet::describe(b, Basic, [2, 2, 2, 2]),
-        Architecture::ResNet34 => resnet::describe(b, Basic, [3, 4, 6, 3]),
-        Architecture::ResNet50 => resnet::describe(b, Bottleneck, [3, 4, 6, 3]),
-        Architecture::Vgg11 => vgg::describe(b, [1, 1, 2, 2, 2], Without),
-        Architecture::Vgg11Bn => vgg::describe(b, [1, 1, 2, 2, 2], With),
-        Architecture::Vgg13 => vgg::describe(b, [2, 2, 2, 2, 2], Without),
-        Architecture::Vgg13Bn => vgg::describe(b, [2, 2, 2, 2, 2], With),
-        Architecture::Vgg16 => vgg::describe(b, [2, 2, 3, 3, 3], Without),
-        Architecture::Vgg16Bn => vgg::describe(b, [2, 2, 3, 3, 3], With),
-        Architecture::Vgg19 => vgg::describe(b, [2, 2, 4, 4, 4], Without),
-        Architecture::Vgg19Bn => vgg::describe(b, [2, 2, 4, 4, 4], With),
-        Architecture::MobileNetV1x100 => mobilenet::describe_v1(b, 4),
-        Architecture::MobileNetV1x075 => mobilenet::describe_v1(b, 3),
-        Architecture::MobileNetV1x050 => mobilenet::describe_v1(b, 2),
-        Architecture::MobileNetV1x025 => mobilenet::describe_v1(b, 1),
-        Architecture::MobileNetV2 => mobilenet::describe_v2(b),
-        Architecture::SqueezeNet11 => squeezenet::describe(b),
-    }
+/// What a backbone is and costs, without its head: of `classes` classes that has classes × (features + 1) parameters more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Numbers in the parameters.
+    pub parameters: usize,
+    /// Multiply-accumulates of one image's forward pass.
+    pub macs: i64,
+}
+
+/// The facts about an architecture at a square input of `side` pixels. Nothing is computed and no weights are made.
+pub fn facts(architecture: Architecture, side: u32) -> Result<Facts, ModelError> {
+    let model = assemble(architecture, 1, Builder::new(Device::Cpu, architecture.padding(), Values::Outline))?;
+    let parameters = model.parameters().filter(|t| !model.is_head(&t.name)).map(|t| t.tensor.numel()).sum();
+    let mut walk = layers::Walk { shape: vec![3, i64::from(side), i64::from(side)], macs: 0 };
+    model.stages.iter().for_each(|stage| walk.through(&stage.0));
+    walk.through(&model.pool);
+    Ok(Facts { parameters, macs: walk.macs })
+}
+
+/// Names and shapes of a backbone's parameters, without its head. No weights are made.
+pub fn outline(architecture: Architecture) -> Result<Vec<(String, Vec<i64>)>, ModelError> {
+    let model = assemble(architecture, 1, Builder::new(Device::Cpu, architecture.padding(), Values::Outline))?;
+    Ok(model.parameters().filter(|t| !model.is_head(&t.name)).map(|t| (t.name.clone(), t.tensor.size())).collect())
 }
 
 impl Model {
@@ -319,6 +332,11 @@ impl Model {
             self.head.bias.f_copy_(&bias)
         })
         .map_err(torch("reset the head"))
+    }
+
+    /// Another probability of dropping a feature before the head, in [`Mode::Train`].
+    pub fn set_dropout(&mut self, probability: f64) {
+        self.head.dropout = probability;
     }
 
     /// Says how the head's values, which were just loaded, are meant.

@@ -1,13 +1,27 @@
-//! SqueezeNet 1.1, Iandola et al. 2016, arXiv:1602.07360, as torchvision has it. Its published classifier works at each
-//! position of the last map and averages afterwards; see [`super::HeadForm`].
+//! SqueezeNet 1.0 and 1.1, Iandola et al. 2016, arXiv:1602.07360, as torchvision has them. Their published classifier works
+//! at each position of the last map and averages afterwards; see [`super::HeadForm`].
 
-use super::builder::{Bias, Builder, ConvShape};
+use super::builder::{Bias, Builder, ConvShape, Init};
+use super::layers::Activation::Relu;
 use super::layers::{Fire, Layer, Rounding};
 use super::{Description, HeadShape, Stage};
 use graft_torch::tch::TchError;
 
-/// Index, inputs, squeezed width and half the outputs of the fire modules; pools stand between them.
-const FIRES: [(usize, i64, i64, i64); 8] = [
+/// Index, inputs, squeezed width and half the outputs of the fire modules; pools stand where an index is left out.
+type Fires = [(usize, i64, i64, i64); 8];
+
+const FIRES_1_0: Fires = [
+    (3, 96, 16, 64),
+    (4, 128, 16, 64),
+    (5, 128, 32, 128),
+    (7, 256, 32, 128),
+    (8, 256, 48, 192),
+    (9, 384, 48, 192),
+    (10, 384, 64, 256),
+    (12, 512, 64, 256),
+];
+
+const FIRES_1_1: Fires = [
     (3, 64, 16, 64),
     (4, 128, 16, 64),
     (6, 128, 32, 128),
@@ -18,12 +32,21 @@ const FIRES: [(usize, i64, i64, i64); 8] = [
     (12, 512, 64, 256),
 ];
 
-pub(super) fn describe(b: &mut Builder) -> Result<Description, TchError> {
+pub(super) fn describe_1_0(b: &mut Builder) -> Result<Description, TchError> {
+    describe(b, ConvShape::new(3, 96, 7), FIRES_1_0)
+}
+
+pub(super) fn describe_1_1(b: &mut Builder) -> Result<Description, TchError> {
+    describe(b, ConvShape::new(3, 64, 3), FIRES_1_1)
+}
+
+fn describe(b: &mut Builder, first: ConvShape, fires: Fires) -> Result<Description, TchError> {
+    b.init = Init::FanIn;
     let pool = || Stage::new(vec![Layer::MaxPool { kernel: 3, stride: 2, padding: 0, rounding: Rounding::Ceil }]);
-    let first = ConvShape { stride: 2, padding: 0, bias: Bias::Yes, ..ConvShape::new(3, 64, 3) };
-    let mut stages = vec![Stage::new(vec![Layer::Conv(b.conv("features.0", first)?), Layer::Relu]), pool()];
+    let first = ConvShape { stride: 2, padding: 0, bias: Bias::Yes, ..first };
+    let mut stages = vec![Stage::new(vec![Layer::Conv(b.conv("features.0", first)?), Layer::Activation(Relu)]), pool()];
     let mut last = 1;
-    for (index, inputs, squeezed, half) in FIRES {
+    for (index, inputs, squeezed, half) in fires {
         if index > last + 1 && last > 1 {
             stages.push(pool());
         }

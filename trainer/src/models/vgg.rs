@@ -2,6 +2,7 @@
 //! has them. Its features are what the second of the three linear layers gives, after ReLU.
 
 use super::builder::{Bias, Builder, ConvShape};
+use super::layers::Activation::Relu;
 use super::layers::{Layer, Rounding};
 use super::{Description, HeadShape, Stage};
 use graft_torch::tch::TchError;
@@ -26,7 +27,7 @@ pub(super) fn describe(b: &mut Builder, depths: [usize; 5], norms: Norms) -> Res
                 stages.push(Stage::new(vec![b.norm(&format!("features.{index}"), outputs)?]));
                 index += 1;
             }
-            stages.push(Stage::new(vec![Layer::Relu]));
+            stages.push(Stage::new(vec![Layer::Activation(Relu)]));
             index += 1;
             inputs = outputs;
         }
@@ -35,8 +36,8 @@ pub(super) fn describe(b: &mut Builder, depths: [usize; 5], norms: Norms) -> Res
         index += 1;
     }
     stages.push(Stage::new(vec![Layer::AveragePool { side: 7 }, Layer::Flatten]));
-    stages.push(Stage::new(vec![b.linear("classifier.0", 512 * 7 * 7, 4096)?, Layer::Relu, Layer::Dropout(0.5)]));
-    stages.push(Stage::new(vec![b.linear("classifier.3", 4096, 4096)?, Layer::Relu]));
+    stages.push(Stage::new(vec![b.linear("classifier.0", 512 * 7 * 7, 4096)?, Layer::Activation(Relu), Layer::Dropout(0.5)]));
+    stages.push(Stage::new(vec![b.linear("classifier.3", 4096, 4096)?, Layer::Activation(Relu)]));
     let head_shape = HeadShape::Linear;
     Ok(Description { stages, pool: Vec::new(), head_name: "classifier.6", head_shape, dropout: 0.5, width: 4096 })
 }

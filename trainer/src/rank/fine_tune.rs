@@ -1,81 +1,140 @@
 //! Fine-tuning, data-parallel: every rank takes its share of each global batch, libtorch's reducer averages the gradients
-//! during the backward pass, and all ranks take the same optimizer step. The epoch with the lowest validation loss is kept.
+//! during the backward pass, and all ranks take the same optimizer step. What one step does is in `step.rs`.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
-use graft_crds::spec::FineTune;
+use graft_crds::spec::{FineTune, Keep, ScheduleName};
 use graft_data::Split;
-use graft_torch::tch::{Kind, Reduction as Loss, Tensor};
-use graft_torch::{Parameter, Reducer, ReducerSettings, Reduction, device, memory};
+use graft_torch::tch::{Kind, Tensor, no_grad};
+use graft_torch::{Reducer, ReducerSettings, Reduction, device};
 use graft_trainer_core::artefact::digest_of;
 use graft_trainer_core::metrics::Evaluation;
 use graft_trainer_core::report::HistoryRow;
-use graft_trainer_core::sampler::{self, Epoch, Sampler};
+use graft_trainer_core::sampler::{self, Sampler};
+use graft_trainer_core::schedule::{Schedule, Shape, unfrozen};
 
 use super::checkpoint::{Checkpoints, Notes};
-use super::optimizer::Optimizer;
-use super::{Rank, Recipe, say};
-use crate::event::{Event, Failure, StepTimes};
+use super::frozen::Frozen;
+use super::optimizer::{Optimizer, parameters};
+use super::step::Stepper;
+use super::{Rank, Recipe};
+use crate::event::Failure;
 use crate::models::{self, Mode};
 
 /// Images in one forward pass without gradients.
 pub(super) const EVALUATION_BATCH: usize = 32;
 
-/// Train, and leave the best epoch's values in the model; gives the digest of what was trained.
-pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTune) -> Result<Option<String>, Failure> {
+/// What fine-tuning leaves beside the values in the model.
+pub(super) struct Tuned {
+    /// Digest of everything that decided the outcome.
+    pub(super) inputs: String,
+    /// What must not have changed.
+    pub(super) frozen: Frozen,
+}
+
+/// Train, and leave the values that are kept in the model.
+pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTune) -> Result<Tuned, Failure> {
     let train = recipe.dataset.range(Split::Train).len();
     let batch = usize::try_from(settings.global_batch_size).unwrap_or(1).min(train);
     let sampler =
         Sampler::new(train, batch, rank.world, recipe.seed).map_err(|e| Failure::user("InvalidBatchSize", format!("spec.fineTune: {e}")))?;
     let epochs = u64::try_from(settings.epochs).unwrap_or(1);
+    if let Some(probability) = &settings.dropout {
+        recipe.model.set_dropout(probability.value());
+    }
 
-    let mut trainer = Trainer::new(rank, recipe, settings)?;
+    let mut trainer = Trainer::new(rank, recipe, settings, &sampler)?;
     let first = trainer.resume(rank, recipe)?;
     rank.begin(Stage::FineTune, epochs, first * train as u64);
     for epoch in first..epochs {
+        if trainer.is_out_of_patience(epoch) {
+            rank.log(format!(
+                "the validation loss has not fallen for {} epochs: fine-tuning stops after epoch {epoch}",
+                settings.patience_epochs.unwrap_or(0)
+            ));
+            break;
+        }
+        trainer.thaw(rank, recipe, epoch)?;
         trainer.epoch(rank, recipe, &sampler, epoch)?;
     }
-    trainer.finish(rank, recipe)
+    trainer.finish(rank)
 }
 
 struct Trainer {
-    optimizer: Optimizer,
-    reducer: Reducer,
+    settings: FineTune,
+    schedule: Schedule,
+    stepper: Stepper,
     checkpoints: Checkpoints,
     notes: Notes,
-    /// Values of everything that training changes, at the best epoch.
+    /// Layers that are trained now, beside the head.
+    layers: Vec<String>,
+    /// Everything that training changes at some time: parameters, and the buffers of their layers.
+    moving: Vec<(String, Tensor)>,
+    /// The moving average of `moving`, where there is one.
+    average: Vec<(String, Tensor)>,
+    /// Values of `moving` at the best epoch.
     best: Vec<(String, Tensor)>,
+    frozen: Frozen,
     inputs: String,
 }
 
 impl Trainer {
-    fn new(rank: &Rank, recipe: &Recipe, settings: &FineTune) -> Result<Self, Failure> {
+    fn new(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTune, sampler: &Sampler) -> Result<Self, Failure> {
         let all: Vec<Tensor> = recipe.model.tensors().iter().map(|t| t.tensor.shallow_clone()).collect();
         rank.group.broadcast_coalesced(&all, 0)?;
-        let parameters: Vec<(String, Tensor)> = recipe.model.trainable().map(|t| (t.name.clone(), t.tensor.shallow_clone())).collect();
-        let reducer = {
-            let named: Vec<Parameter<'_>> = parameters.iter().map(|(name, tensor)| Parameter { name, tensor }).collect();
-            Reducer::new(&rank.group, &named, ReducerSettings::default())?
-        };
-        let optimizer = Optimizer::new(settings.optimizer.clone(), parameters)?;
+        recipe.model.set_trainable(&settings.unfreeze)?;
+        let moving = moving(recipe);
         let inputs =
-            digest_of("fine-tune", 1, &description(rank, recipe, settings)).map_err(|e| Failure::new(ExitReason::Bug, "NoDigest", e.to_string()))?;
-        let checkpoints = Checkpoints::new(rank, inputs.clone());
-        Ok(Self { optimizer, reducer, checkpoints, notes: Notes::default(), best: Vec::new(), inputs })
+            digest_of("fine-tune", 2, &description(rank, recipe, settings)).map_err(|e| Failure::new(ExitReason::Bug, "NoDigest", e.to_string()))?;
+        let average = if settings.ema_decay.is_some() { copies(&moving) } else { Vec::new() };
+        let layers = at(settings, 0).to_vec();
+        recipe.model.set_trainable(&layers)?;
+        Ok(Self {
+            schedule: schedule(settings, sampler),
+            stepper: Stepper::new(rank, recipe, settings, &moving)?,
+            checkpoints: Checkpoints::new(rank, inputs.clone()),
+            notes: Notes::default(),
+            frozen: Frozen::of(&recipe.model, &moving)?,
+            settings: settings.clone(),
+            best: Vec::new(),
+            layers,
+            moving,
+            average,
+            inputs,
+        })
+    }
+
+    /// Train the layers that it is time for; the optimizer keeps what it knows of those that are trained already.
+    fn thaw(&mut self, rank: &Rank, recipe: &mut Recipe, epoch: u64) -> Result<(), Failure> {
+        let layers = at(&self.settings, epoch);
+        if layers == self.layers {
+            return Ok(());
+        }
+        rank.log(format!("epoch {}: trained layers are now {} and the head", epoch + 1, layers.join(", ")));
+        self.layers = layers.to_vec();
+        recipe.model.set_trainable(&self.layers)?;
+        let mut optimizer = Optimizer::new(&self.settings.optimizer, parameters(&recipe.model, &self.settings.optimizer))?;
+        optimizer.restore(&self.stepper.optimizer.state().into_iter().collect())?;
+        self.stepper.optimizer = optimizer;
+        // The old one's hooks go before the new one's come.
+        self.stepper.reducer = None;
+        self.stepper.reducer = reducer(rank, recipe)?;
+        Ok(())
     }
 
     /// Go on from the newest checkpoint; gives the epochs that it holds.
-    fn resume(&mut self, rank: &mut Rank, recipe: &Recipe) -> Result<u64, Failure> {
+    fn resume(&mut self, rank: &mut Rank, recipe: &mut Recipe) -> Result<u64, Failure> {
         let Some(loaded) = self.checkpoints.newest(rank)? else { return Ok(0) };
-        let mut whole = self.optimizer.restore(&loaded.tensors)?;
-        let moving = moving(recipe);
-        whole &= moving.iter().all(|(name, _)| loaded.tensors.contains_key(&format!("model/{name}")));
-        if !whole {
-            let text = "a checkpoint lacks tensors of this model; remove .graft/checkpoints beside the output".to_owned();
+        self.thaw(rank, recipe, loaded.epoch.saturating_sub(1))?;
+        let missing = self.stepper.optimizer.restore(&loaded.tensors)?
+            + restore(&self.moving, &loaded.tensors, "model/")?
+            + restore(&self.average, &loaded.tensors, "average/")?;
+        if missing > 0 {
+            let text = format!("a checkpoint lacks {missing} tensors of this model; remove .graft/checkpoints beside the output");
             return Err(Failure::new(ExitReason::CheckpointError, "CheckpointUnusable", text));
         }
-        restore(&moving, &loaded.tensors, "model/")?;
         self.best = loaded.tensors.iter().filter_map(|(n, t)| Some((n.strip_prefix("best/")?.to_owned(), t.shallow_clone()))).collect();
         self.notes = loaded.notes;
         rank.history.clone_from(&self.notes.history);
@@ -84,33 +143,43 @@ impl Trainer {
         Ok(loaded.epoch)
     }
 
+    /// Whether the best epoch lies so far back that training stops before `epoch`.
+    fn is_out_of_patience(&self, epoch: u64) -> bool {
+        let patience = self.settings.patience_epochs.and_then(|p| u64::try_from(p).ok());
+        patience.zip(self.notes.best).is_some_and(|(patience, (best, _))| epoch - best >= patience)
+    }
+
     fn epoch(&mut self, rank: &mut Rank, recipe: &mut Recipe, sampler: &Sampler, epoch: u64) -> Result<(), Failure> {
         let began = Instant::now();
         // Dropout draws from torch's generator: seeded anew per epoch and rank, so that a resumed run draws the same.
         device::manual_seed(recipe.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (epoch << 20) ^ rank.rank as u64);
-        let plan = sampler.epoch(u32::try_from(epoch).unwrap_or(u32::MAX));
-        let (mut loss, mut trained) = (0.0, 0);
+        let number = u32::try_from(epoch).unwrap_or(u32::MAX);
+        let plan = sampler.epoch(number);
+        let (mut loss, mut mass, mut trained, mut factor) = (0.0, 0.0, 0, 1.0);
         for step in 0..plan.steps() {
-            loss += self.step(rank, recipe, &plan, step)?;
+            factor = self.schedule.factor(epoch * plan.steps() as u64 + step as u64);
+            let done = self.stepper.step(rank, recipe, (&plan, number, step), factor)?;
+            (loss, mass) = (loss + done.loss, mass + done.mass);
+            self.follow()?;
             let samples = plan.global_batch(step).len();
             trained += samples;
             rank.record(samples);
         }
         let seconds = began.elapsed().as_secs_f64();
-        let loss = sum(rank, loss)? / trained as f64;
-        let moving = moving(recipe);
+        let loss = sum(rank, loss)? / mass;
         // Batch statistics differ by rank; rank 0's are everybody's.
-        rank.group.broadcast_coalesced(&moving.iter().map(|(_, t)| t.shallow_clone()).collect::<Vec<_>>(), 0)?;
-        let validation = validate(rank, recipe)?;
+        let all: Vec<Tensor> = self.moving.iter().chain(&self.average).map(|(_, t)| t.shallow_clone()).collect();
+        rank.group.broadcast_coalesced(&all, 0)?;
+        let validation = self.validate(rank, recipe)?;
         if self.notes.best.is_none_or(|(_, best)| validation.log_loss < best) {
             self.notes.best = Some((epoch + 1, validation.log_loss));
-            self.best = moving.iter().map(|(name, t)| (name.clone(), t.detach().copy())).collect();
+            self.best = copies(self.judged());
         }
         let row = HistoryRow {
             stage: Stage::FineTune,
             epoch: epoch + 1,
             attempt: rank.config.run.attempt,
-            learning_rate: self.optimizer.learning_rate(),
+            learning_rate: self.stepper.optimizer.learning_rate() * factor,
             train_loss: loss,
             validation_loss: Some(validation.log_loss),
             validation_accuracy: Some(validation.accuracy),
@@ -119,64 +188,103 @@ impl Trainer {
             samples_per_second: Some(trained as f64 / seconds),
         };
         rank.epoch_done(row);
-        self.save(rank, &moving, epoch + 1)
+        self.save(rank, recipe, epoch + 1)
     }
 
-    /// One optimizer step; gives the sum of this rank's losses.
-    fn step(&mut self, rank: &mut Rank, recipe: &mut Recipe, plan: &Epoch<'_>, step: usize) -> Result<f64, Failure> {
-        let mut clock = Instant::now();
-        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
-        let share = plan.share(step, rank.rank);
-        let images = recipe.images(share.samples, rank.device)?;
-        let labels = recipe.labels(share.samples, rank.device)?;
-        if step + 1 < plan.steps() {
-            recipe.loader.prefetch(plan.share(step + 1, rank.rank).samples);
-        }
-        let data = lap();
-        self.reducer.begin_step()?;
-        let logits = recipe.model.forward(&images, Mode::Train)?;
-        self.reducer.prepare_backward::<Tensor>(&[])?;
-        let loss = logits.f_cross_entropy_loss::<Tensor>(&labels, None, Loss::Mean, -100, 0.0)?;
-        let weighted = loss.f_mul_scalar(share.loss_weight)?;
-        let forward = lap();
-        memory::zero_grads_to_none(self.optimizer.parameters())?;
-        device::backward(&weighted)?;
-        self.reducer.finish_step()?;
-        let backward = lap();
-        self.optimizer.step()?;
-        let optimizer = lap();
-        rank.first_step();
-        say(&Event::Step(StepTimes { samples: share.samples.len() as u64, data, forward, backward, optimizer }));
-        let value = loss.f_double_value(&[])?;
-        if !value.is_finite() {
-            let text = format!("the training loss became {value} in step {step}; lower spec.fineTune.optimizer.learningRate");
-            return Err(Failure::user("LossDiverged", text));
-        }
-        Ok(value * share.samples.len() as f64)
+    /// The moving average takes the weights in: average ← decay · average + (1 − decay) · weights.
+    fn follow(&mut self) -> Result<(), Failure> {
+        let Some(decay) = self.settings.ema_decay.as_ref().map(graft_crds::Decimal::value) else { return Ok(()) };
+        no_grad(|| {
+            for ((_, average), (_, value)) in self.average.iter_mut().zip(&self.moving) {
+                let _ = if value.is_floating_point() {
+                    average.f_lerp_(value, 1.0 - decay)?
+                } else {
+                    average.f_copy_(value)?;
+                    average.shallow_clone()
+                };
+            }
+            Ok(())
+        })
     }
 
-    fn save(&mut self, rank: &mut Rank, moving: &[(String, Tensor)], epoch: u64) -> Result<(), Failure> {
+    /// The values that are judged and kept.
+    fn judged(&self) -> &[(String, Tensor)] {
+        if self.average.is_empty() { &self.moving } else { &self.average }
+    }
+
+    fn validate(&self, rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
+        if self.average.is_empty() {
+            return validate(rank, recipe);
+        }
+        let weights: BTreeMap<String, Tensor> = copies(&self.moving).into_iter().collect();
+        restore(&self.moving, &self.average.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(), "")?;
+        let judged = validate(rank, recipe);
+        restore(&self.moving, &weights, "")?;
+        judged
+    }
+
+    fn save(&mut self, rank: &mut Rank, recipe: &Recipe, epoch: u64) -> Result<(), Failure> {
         self.notes.history.clone_from(&rank.history);
         if rank.rank == 0 {
+            self.frozen.check(&recipe.model)?;
             let prefixed =
                 |prefix: &str, list: &[(String, Tensor)]| list.iter().map(|(n, t)| (format!("{prefix}{n}"), t.detach())).collect::<Vec<_>>();
-            let tensors =
-                [prefixed("model/", moving), prefixed("best/", &self.best), self.optimizer.state()].into_iter().flatten().collect::<Vec<_>>();
-            let reference = self.checkpoints.write(epoch, &tensors, &self.notes)?;
+            let lists = [
+                prefixed("model/", &self.moving),
+                prefixed("average/", &self.average),
+                prefixed("best/", &self.best),
+                self.stepper.optimizer.state(),
+            ];
+            let reference = self.checkpoints.write(epoch, &lists.into_iter().flatten().collect::<Vec<_>>(), &self.notes)?;
             rank.checkpointed(reference);
         }
         Ok(())
     }
 
-    /// The best epoch's values go into the model; gives their digest.
-    fn finish(self, rank: &mut Rank, recipe: &Recipe) -> Result<Option<String>, Failure> {
-        let saved = self.best.into_iter().collect();
-        restore(&moving(recipe), &saved, "")?;
+    /// The kept epoch's values go into the model.
+    fn finish(self, rank: &Rank) -> Result<Tuned, Failure> {
+        let kept = match self.settings.keep {
+            Keep::Best => &self.best,
+            Keep::Last => self.judged(),
+        };
+        restore(&self.moving, &kept.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(), "")?;
         if let Some((epoch, loss)) = self.notes.best {
-            rank.log(format!("fine-tuning keeps epoch {epoch}, validation loss {loss:.4}"));
+            let which = if self.settings.keep == Keep::Best { "keeps" } else { "keeps the last epoch; the best was" };
+            rank.log(format!("fine-tuning {which} epoch {epoch}, validation loss {loss:.4}"));
         }
-        Ok(Some(self.inputs))
+        Ok(Tuned { inputs: self.inputs, frozen: self.frozen })
     }
+}
+
+/// The layers that are trained in an epoch, counted from 0.
+fn at(settings: &FineTune, epoch: u64) -> &[String] {
+    unfrozen(&settings.unfreeze, settings.thaw_every_epochs.and_then(|every| u64::try_from(every).ok()), epoch)
+}
+
+fn schedule(settings: &FineTune, sampler: &Sampler) -> Schedule {
+    let per_epoch = sampler.steps() as u64;
+    let given = &settings.schedule;
+    let end = given.final_ratio.value();
+    let count = |number: i32| u64::try_from(number).unwrap_or(1);
+    let shape = match given.name {
+        ScheduleName::Constant => Shape::Constant,
+        ScheduleName::Cosine => Shape::Cosine { end },
+        ScheduleName::OneCycle => Shape::OneCycle,
+        ScheduleName::Polynomial => Shape::Polynomial { end, power: given.power.value() },
+        ScheduleName::Step => Shape::Step { every: count(given.step_epochs) * per_epoch, gamma: given.gamma.value() },
+    };
+    let warmup = (given.warmup_epochs.value() * per_epoch as f64).round() as u64;
+    Schedule { shape, warmup, steps: count(settings.epochs) * per_epoch }
+}
+
+/// The reducer of what is trained now; none where there is nobody to average with.
+pub(super) fn reducer(rank: &Rank, recipe: &Recipe) -> Result<Option<Reducer>, Failure> {
+    if rank.world == 1 {
+        return Ok(None);
+    }
+    let named: Vec<graft_torch::Parameter<'_>> =
+        recipe.model.trainable().map(|t| graft_torch::Parameter { name: &t.name, tensor: &t.tensor }).collect();
+    Ok(Some(Reducer::new(&rank.group, &named, ReducerSettings::default())?))
 }
 
 /// What decides the outcome of fine-tuning.
@@ -184,6 +292,7 @@ fn description(rank: &Rank, recipe: &Recipe, settings: &FineTune) -> serde_json:
     serde_json::json!({
         "architecture": rank.config.backbone.architecture, "weights": recipe.weights_digest, "data": recipe.data_digest, "settings": settings,
         "geometry": recipe.geometry, "normaliser": recipe.normaliser, "padding": recipe.padding, "world": rank.world, "classes": recipe.dataset.classes,
+        "head": settings.head_first.then_some(&rank.config.head),
     })
 }
 
@@ -197,14 +306,21 @@ fn moving(recipe: &Recipe) -> Vec<(String, Tensor)> {
     recipe.model.tensors().iter().filter(moves).map(|t| (t.name.clone(), t.tensor.shallow_clone())).collect()
 }
 
-fn restore(targets: &[(String, Tensor)], saved: &std::collections::BTreeMap<String, Tensor>, prefix: &str) -> Result<(), Failure> {
-    graft_torch::tch::no_grad(|| {
+fn copies(list: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    list.iter().map(|(name, t)| (name.clone(), t.detach().copy())).collect()
+}
+
+/// Copy saved values into the targets; gives how many there are none for.
+fn restore(targets: &[(String, Tensor)], saved: &BTreeMap<String, Tensor>, prefix: &str) -> Result<usize, Failure> {
+    no_grad(|| {
+        let mut missing = 0;
         for (name, target) in targets {
-            if let Some(source) = saved.get(&format!("{prefix}{name}")) {
-                target.shallow_clone().f_copy_(&source.f_view_as(target)?)?;
+            match saved.get(&format!("{prefix}{name}")) {
+                Some(source) => target.shallow_clone().f_copy_(&source.f_view_as(target)?)?,
+                None => missing += 1,
             }
         }
-        Ok(())
+        Ok(missing)
     })
 }
 
@@ -222,7 +338,7 @@ fn validate(rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
     let mut parts = vec![Tensor::f_zeros([0, recipe.classes() as i64], (Kind::Double, rank.device))?];
     for chunk in mine.chunks(EVALUATION_BATCH) {
         let images = recipe.images(chunk, rank.device)?;
-        let logits = graft_torch::tch::no_grad(|| recipe.model.forward(&images, Mode::Evaluate))?;
+        let logits = no_grad(|| recipe.model.forward(&images, Mode::Evaluate))?;
         parts.push(logits.f_to_kind(Kind::Double)?.f_softmax(1, Kind::Double)?);
     }
     let all = rank.gather(&Tensor::f_cat(&parts, 0)?, range.len())?;

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
+use graft_crds::spec::Optimizer as OptimizerSettings;
 use graft_data::Split;
 use graft_torch::memory;
 use graft_torch::tch::{Device, Kind, Reduction, Tensor, no_grad};
@@ -13,7 +14,7 @@ use graft_trainer_core::report::HistoryRow;
 use graft_trainer_core::sampler::permutation;
 
 use super::fine_tune::judge;
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, Parameter};
 use super::{Rank, Recipe};
 use crate::event::Failure;
 
@@ -32,8 +33,10 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
     let [weight, bias] = head_tensors(recipe)?;
     let start = |t: &Tensor| -> Result<Tensor, Failure> { Ok(t.detach().f_to_device(Device::Cpu)?.copy().set_requires_grad(true)) };
     let (w, b) = (start(&weight.f_flatten(1, -1)?)?, start(&bias)?);
-    let parameters = vec![("weight".to_owned(), w.shallow_clone()), ("bias".to_owned(), b.shallow_clone())];
-    let mut optimizer = Optimizer::new(settings.optimizer.clone().into(), parameters)?;
+    let given: OptimizerSettings = settings.optimizer.clone().into();
+    let (learning_rate, weight_decay) = (given.learning_rate.value(), given.weight_decay.value());
+    let parameter = |name: &str, tensor: &Tensor| Parameter { name: name.to_owned(), tensor: tensor.shallow_clone(), learning_rate, weight_decay };
+    let mut optimizer = Optimizer::new(&given, vec![parameter("weight", &w), parameter("bias", &b)])?;
     let batch = usize::try_from(settings.batch_size).unwrap_or(1).max(1);
     let mut best: Option<(f64, u64, Tensor, Tensor)> = None;
     for epoch in 0..epochs {
@@ -47,7 +50,7 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
             let loss = logits.f_cross_entropy_loss::<Tensor>(&y.f_index_select(0, &pick)?, None, Reduction::Mean, -100, 0.0)?;
             memory::zero_grads_to_none(optimizer.parameters())?;
             graft_torch::device::backward(&loss)?;
-            optimizer.step()?;
+            optimizer.step(1.0)?;
             total += loss.f_double_value(&[])? * chunk.len() as f64;
         }
         let probabilities = no_grad(|| x_validation.f_linear(&w, Some(&b))?.f_to_kind(Kind::Double)?.f_softmax(1, Kind::Double))?;

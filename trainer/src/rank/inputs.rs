@@ -38,14 +38,25 @@ impl Normaliser {
         Ok(Self { mean, std })
     }
 
+    /// Images `[N, 3, S, S]` with values in [0, 1], normalised in place.
+    pub(crate) fn normalise(&self, mut images: Tensor) -> Result<Tensor, Failure> {
+        let channel = |values: [f64; 3]| Tensor::from_slice(&values).f_to_kind(Kind::Float)?.f_view([1, 3, 1, 1])?.f_to_device(images.device());
+        let (mean, std) = (channel(self.mean)?, channel(self.std)?);
+        Ok(images.f_sub_(&mean)?.f_div_(&std)?)
+    }
+
     /// Bytes `[N, 3, S, S]` as normalised floats on `device`.
     pub(crate) fn apply(&self, bytes: &[u8], side: u32, device: Device) -> Result<Tensor, Failure> {
-        let side = i64::from(side);
-        let n = bytes.len() as i64 / (3 * side * side);
-        let images = Tensor::f_from_data_size(bytes, &[n, 3, side, side], Kind::Uint8)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
-        let channel = |values: [f64; 3]| Tensor::from_slice(&values).f_to_kind(Kind::Float)?.f_view([1, 3, 1, 1])?.f_to_device(device);
-        Ok(images.f_div_scalar(255.0)?.f_sub(&channel(self.mean)?)?.f_div(&channel(self.std)?)?)
+        self.normalise(floats(bytes, side, device)?)
     }
+}
+
+/// Bytes `[N, 3, S, S]` as floats in [0, 1] on `device`.
+fn floats(bytes: &[u8], side: u32, device: Device) -> Result<Tensor, Failure> {
+    let side = i64::from(side);
+    let n = bytes.len() as i64 / (3 * side * side);
+    let mut images = Tensor::f_from_data_size(bytes, &[n, 3, side, side], Kind::Uint8)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
+    Ok(images.f_div_scalar_(255.0)?)
 }
 
 /// The padding of strided convolutions: the spec's, else the architecture's.
@@ -74,6 +85,11 @@ impl Recipe {
     pub(crate) fn images(&mut self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
         let bytes = self.loader.batch(indices)?;
         self.normaliser.apply(&bytes, self.geometry.size, device)
+    }
+
+    /// The same images for training: not yet normalised, values in [0, 1].
+    pub(crate) fn pixels(&mut self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
+        floats(&self.loader.batch(indices)?, self.geometry.size, device)
     }
 
     /// Class indices of samples, `[N]`.

@@ -1,13 +1,17 @@
 //! One rank: joins the gang, then runs the stages in order. All ranks take the same decisions from the same data; what
 //! only one may do (write a manifest, train the head) is rank 0's, and the others wait at a barrier.
 
+mod augment;
 mod checkpoint;
+mod criterion;
 mod features;
 mod fine_tune;
+mod frozen;
 mod head;
 mod inputs;
 mod optimizer;
 mod prepare;
+mod step;
 
 pub(crate) use checkpoint::to_json;
 pub(crate) use fine_tune::judge;
@@ -18,6 +22,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_crds::contract::{CheckpointRef, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
+use graft_crds::spec::AfterFineTune;
 use graft_torch::tch::{Device, Tensor};
 use graft_torch::{Interface, ProcessGroup, Store, device};
 use graft_trainer_core::progress::{Tracker, Work};
@@ -26,6 +31,8 @@ use graft_trainer_core::sampler;
 
 use crate::event::{Event, Failure, RankStart};
 use crate::output;
+
+use frozen::Frozen;
 
 pub use inputs::padding;
 pub(crate) use inputs::{Normaliser, Recipe};
@@ -96,6 +103,8 @@ pub(crate) struct Rank {
     progress: Progress,
     last_said: Option<Instant>,
     pub(crate) history: Vec<HistoryRow>,
+    /// What is done now is a part of another stage: it tells neither progress nor history.
+    aside: bool,
 }
 
 fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
@@ -127,6 +136,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         progress: Progress::default(),
         last_said: None,
         history: Vec::new(),
+        aside: false,
         config,
     };
     stages(&mut rank)
@@ -135,21 +145,42 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
 fn stages(rank: &mut Rank) -> Result<(), Failure> {
     let mut recipe = prepare::prepare(rank)?;
     rank.tracker = Tracker::new(plan(&rank.config, &recipe));
-    let trained = match rank.config.fine_tune.clone() {
-        Some(settings) => fine_tune::fine_tune(rank, &mut recipe, &settings)?,
-        None => None,
+    let (trained, frozen) = match rank.config.fine_tune.clone() {
+        Some(settings) => {
+            if settings.head_first {
+                rank.aside = true;
+                probe(rank, &mut recipe)?;
+                rank.aside = false;
+            }
+            let tuned = fine_tune::fine_tune(rank, &mut recipe, &settings)?;
+            (Some(tuned.inputs), tuned.frozen)
+        }
+        None => (None, Frozen::backbone(&recipe.model)?),
     };
+    let keep = trained.is_some() && rank.config.head.after_fine_tune == AfterFineTune::Keep;
     let features = features::extract(rank, &mut recipe, trained)?;
     if let Some(features) = features {
-        head::train(rank, &mut recipe, &features)?;
+        if !keep {
+            head::train(rank, &mut recipe, &features)?;
+        }
         rank.begin(Stage::Evaluate, 0, 0);
-        let written = output::write(rank, &recipe, &features)?;
+        let frozen = frozen.check(&recipe.model)?;
+        rank.log(format!("0 of {frozen} frozen tensors changed"));
+        let written = output::write(rank, &recipe, &features, frozen)?;
         rank.progress.metrics = written.metrics;
         rank.tracker.finish();
         rank.report();
         say(&Event::Output(written.output));
     }
     rank.group.barrier()?;
+    Ok(())
+}
+
+/// Linear probing: a head on the features of the backbone as it is. Fine-tuning begins with it on all ranks.
+fn probe(rank: &mut Rank, recipe: &mut Recipe) -> Result<(), Failure> {
+    if let Some(features) = features::extract(rank, recipe, None)? {
+        head::train(rank, recipe, &features)?;
+    }
     Ok(())
 }
 
@@ -182,6 +213,9 @@ impl Rank {
 
     /// A stage begins, with this many of its epochs done already.
     fn begin(&mut self, stage: Stage, epochs: u64, done: u64) {
+        if self.aside {
+            return;
+        }
         let now = self.now();
         self.tracker.begin(stage, done, now);
         (self.progress.stage, self.progress.epochs, self.progress.epoch) = (stage, epochs, 0);
@@ -190,6 +224,9 @@ impl Rank {
 
     /// `samples` of the stage are done over all ranks.
     fn record(&mut self, samples: usize) {
+        if self.aside {
+            return;
+        }
         let now = self.now();
         self.tracker.record(samples as u64, now);
         if self.last_said.is_none_or(|said| said.elapsed() > Duration::from_millis(500)) {
@@ -214,6 +251,9 @@ impl Rank {
 
     /// Epochs of the head are many and short: told now and then.
     fn head_epoch_done(&mut self, row: HistoryRow) {
+        if self.aside {
+            return;
+        }
         if row.epoch.is_multiple_of(10) {
             self.epoch_done(row);
         } else {

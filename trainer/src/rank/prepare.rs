@@ -31,7 +31,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let mut model = models::build(backbone.architecture, dataset.classes.len() as i64, padding, rank.device, seed)?;
     let report = weights::apply(&mut model, &weights, HeadPolicy::Drop)?;
     rank.log(format!(
-        "{}: {} tensors loaded from {}; fresh head for {} classes, left out: {}; not in the model: {}; not in the file: {}",
+        "{}: {} tensors loaded from {}; fresh head for {} classes, left out: {}; not in the model: {}; not in the file: {}; made to fit: {}",
         backbone.architecture.name(),
         report.loaded,
         path.display(),
@@ -39,6 +39,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
         list(&report.dropped_head),
         list(&report.unexpected),
         list(&report.missing),
+        list(&report.adapted),
     ));
     let unfreeze = rank.config.fine_tune.as_ref().map_or_else(Vec::new, |f| f.unfreeze.clone());
     let summary = model.set_trainable(&unfreeze)?;

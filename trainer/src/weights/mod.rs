@@ -2,9 +2,13 @@
 //! name to safetensors. A file is data and never code: what cannot be a table of tensors is refused by name.
 
 mod apply;
+mod fitted;
+mod legacy;
+mod names;
 mod pickle;
 mod pth;
 mod safe;
+mod shards;
 
 pub use apply::{HEAD_FORM_KEY, HeadPolicy, LoadReport, apply};
 pub use safe::save_safetensors;
@@ -48,7 +52,7 @@ pub enum WeightsError {
     Fit {
         /// The architecture.
         architecture: &'static str,
-        /// Missing tensors and wrong shapes, at most twenty of each.
+        /// What differs, at most ten tensors, and whose tensors they are if they are those of another architecture.
         problems: String,
     },
     /// torch failed.
@@ -61,32 +65,54 @@ pub enum WeightsError {
 pub struct Weights {
     /// Tensors on the CPU, by name.
     pub tensors: BTreeMap<String, Tensor>,
-    /// SHA-256 of the file, in hexadecimal.
+    /// SHA-256 of the file, in hexadecimal. For weights in several files, that of the text `sha256sum` prints of the index
+    /// and the files, in the order of their names.
     pub digest: String,
     /// What a safetensors file says about itself; empty for a state dict.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Reads a `.safetensors` file or a PyTorch state dict; which one it is is seen from its content. With `sha256` (64
-/// hexadecimal digits) a file of another digest is refused before anything in it is looked at.
+/// Files above this many bytes are not read: ten times the largest of the architectures.
+const MAX_FILE: u64 = 8 << 30;
+
+/// Reads a `.safetensors` file, the index of one that is cut into several (`model.safetensors.index.json`), or a PyTorch
+/// state dict; which one it is is seen from its content. With `sha256` (64 hexadecimal digits) weights of another digest
+/// are refused; a single file before anything in it is looked at.
 pub fn load(path: &Path, sha256: Option<&str>) -> Result<Weights, WeightsError> {
-    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
-    let digest = hex(&Sha256::digest(&bytes));
-    if let Some(expected) = sha256
-        && !expected.eq_ignore_ascii_case(&digest)
-    {
-        return Err(WeightsError::Digest { path: path.to_owned(), expected: expected.to_owned(), found: digest });
+    let bytes = read_file(path)?;
+    let check = |found: &str| match sha256 {
+        Some(expected) if !expected.eq_ignore_ascii_case(found) => {
+            Err(WeightsError::Digest { path: path.to_owned(), expected: expected.to_owned(), found: found.to_owned() })
+        }
+        Some(_) | None => Ok(()),
+    };
+    if bytes.starts_with(b"{") {
+        let (weights, listing) = shards::read(path, &bytes)?;
+        let digest = hex(&Sha256::digest(listing));
+        check(&digest)?;
+        return Ok(Weights { digest, ..weights });
     }
+    let digest = hex(&Sha256::digest(&bytes));
+    check(&digest)?;
     let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
     let (tensors, metadata) = if bytes.starts_with(b"PK\x03\x04") {
         (pth::read(&bytes).map_err(format)?, BTreeMap::new())
     } else if bytes.starts_with(b"\x80\x02") {
-        let reason = "a state dict in the format before PyTorch 1.6; load it in PyTorch and write it again with torch.save";
-        return Err(format(reason.to_owned()));
+        (legacy::read(&bytes).map_err(format)?, BTreeMap::new())
     } else {
         safe::read(&bytes).map_err(format)?
     };
     Ok(Weights { tensors, digest, metadata })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, WeightsError> {
+    let io = |source| WeightsError::Io { path: path.to_owned(), source };
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > MAX_FILE {
+        let reason = format!("{size} bytes are more than the limit of {MAX_FILE}; a state dict without the optimizer's state is smaller");
+        return Err(WeightsError::Format { path: path.to_owned(), reason });
+    }
+    std::fs::read(path).map_err(io)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,9 +1,10 @@
 //! A PyTorch state dict as `torch.save` writes it since 1.6: a zip archive with a pickle and one entry for each storage.
 //! Offsets, strides and lengths are checked against the storages before anything of their size is allocated.
 
-use super::pickle::{self, Element, TensorRecord, Value};
+use super::pickle::{self, Element, Parsed, TensorRecord, Value};
 use super::tensor;
 use graft_torch::tch::{Kind, Tensor};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -12,6 +13,9 @@ use zip::ZipArchive;
 const MAX_ENTRIES: usize = 100_000;
 /// Numbers in all tensors for each byte of the file: tied weights may be read twice, not a thousand times.
 const MAX_SHARING: usize = 4;
+
+/// Under what training scripts keep the state dict among other things.
+const WRAPPERS: [&str; 3] = ["state_dict", "model", "model_state_dict"];
 
 type Archive<'a> = ZipArchive<Cursor<&'a [u8]>>;
 
@@ -27,17 +31,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     }
     let program = entry(&mut archive, &format!("{root}data.pkl"), bytes.len())?;
     let state = pickle::parse(&program)?;
+    tensors(&state, bytes.len(), |key| entry(&mut archive, &format!("{root}data/{key}"), bytes.len()).map(Cow::Owned))
+}
+
+/// The tensors of a state dict; `storage` gives the bytes of one by its key. `file_size` bounds what may be made of them.
+pub(super) fn tensors<'a>(
+    state: &Parsed,
+    file_size: usize,
+    mut storage: impl FnMut(&str) -> Result<Cow<'a, [u8]>, String>,
+) -> Result<BTreeMap<String, Tensor>, String> {
     let mut storages = BTreeMap::new();
     let mut tensors = BTreeMap::new();
     let mut total = 0usize;
-    for (name, record) in state_dict(&state)? {
+    for (name, record) in state_dict(state)? {
         let key = record.key.to_string();
         if !storages.contains_key(&key) {
-            let data = entry(&mut archive, &format!("{root}data/{key}"), bytes.len())?;
-            storages.insert(key.clone(), data);
+            storages.insert(key.clone(), storage(&key)?);
         }
         total = total.saturating_add(span(&record).map_or(0, |s| s.len()));
-        if total > MAX_SHARING.saturating_mul(bytes.len()) {
+        if total > MAX_SHARING.saturating_mul(file_size) {
             return Err("its tensors overlap many times over; refused".into());
         }
         let built = storages.get(&key).ok_or_else(|| "its storage is gone".to_owned()).and_then(|data| build(&record, data));
@@ -82,17 +94,16 @@ fn entry(archive: &mut Archive<'_>, name: &str, file_size: usize) -> Result<Vec<
 }
 
 /// The names and records in a state dict, out of the wrappers that training scripts put around one.
-fn state_dict(value: &Value) -> Result<Vec<(String, TensorRecord)>, String> {
-    let Value::Dict(outer) = value else {
+fn state_dict(state: &Parsed) -> Result<Vec<(String, TensorRecord)>, String> {
+    let Value::Dict(outer) = state.value else {
         return Err("its content is not a dict; save the model's state_dict()".into());
     };
-    let wrapped = outer.borrow().iter().find_map(|(key, value)| match (key, value) {
-        (Value::Text(k), Value::Dict(inner)) if matches!(k.as_ref(), "state_dict" | "model" | "model_state_dict") => Some(inner.clone()),
+    let wrapped = state.entries(outer).find_map(|(key, value)| match (key, value) {
+        (Value::Text(k), Value::Dict(inner)) if WRAPPERS.contains(&k.as_ref()) => Some(*inner),
         _ => None,
     });
-    let dict = wrapped.unwrap_or_else(|| outer.clone());
     let mut found = Vec::new();
-    for (key, value) in dict.borrow().iter() {
+    for (key, value) in state.entries(wrapped.unwrap_or(outer)) {
         match (key, value) {
             (Value::Text(name), Value::Tensor(record)) => found.push((name.to_string(), record.as_ref().clone())),
             (Value::Text(name), _) => {
@@ -152,7 +163,7 @@ fn span(record: &TensorRecord) -> Option<Range<usize>> {
     Some(start..start.checked_add(usize::try_from(length).ok()?)?)
 }
 
-fn kind(element: Element) -> Kind {
+pub(super) fn kind(element: Element) -> Kind {
     match element {
         Element::F16 => Kind::Half,
         Element::BF16 => Kind::BFloat16,

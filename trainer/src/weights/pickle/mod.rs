@@ -1,7 +1,9 @@
 //! The part of Python's pickle language that a saved state dict uses, as data. Nothing is imported, called or built: a
 //! global is a name from a short list, and applying one is a rule of this page. Any other opcode or name is refused.
 
-use std::cell::RefCell;
+mod opcodes;
+
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Limits that no state dict comes near and that keep a crafted file from filling memory.
@@ -12,6 +14,8 @@ const MAX_VALUES: usize = 4 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Global {
     OrderedDict,
+    /// As of PyTorch 0.3 and before: without the two arguments that no state dict needs.
+    RebuildTensorV1,
     RebuildTensor,
     RebuildParameter,
     Storage(Element),
@@ -42,30 +46,56 @@ pub(super) struct TensorRecord {
     pub(super) strides: Vec<i64>,
 }
 
-pub(super) type Dict = Rc<RefCell<Vec<(Value, Value)>>>;
+/// A tuple, list or dict by its place in [`Parsed::items`].
+pub(super) type Id = usize;
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     None,
-    Bool,
+    Bool(bool),
     Int(i64),
     Float,
     Text(Rc<str>),
-    Tuple(Rc<Vec<Value>>),
-    List(Rc<RefCell<Vec<Value>>>),
-    Dict(Dict),
+    Tuple(Id),
+    List(Id),
+    Dict(Id),
     Global(Global),
     Storage { key: Rc<str>, element: Element, length: i64 },
     Tensor(Rc<TensorRecord>),
 }
 
-/// The value that a pickle describes.
-pub(super) fn parse(bytes: &[u8]) -> Result<Value, String> {
-    if bytes.len() > MAX_BYTES {
-        return Err(format!("its pickle has {} bytes, more than the {MAX_BYTES} of any state dict", bytes.len()));
+/// What a pickle describes. Containers lie side by side and name each other by their places: however deep a crafted file
+/// nests them, nothing here recurses, not even the end of their lives.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) value: Value,
+    /// What is in each container; a dict's are its keys and values by turns.
+    items: Vec<Vec<Value>>,
+    /// Every storage that is mentioned, with its kind and how many numbers it holds.
+    pub(super) storages: BTreeMap<Rc<str>, (Element, i64)>,
+    /// Bytes that the pickle takes.
+    pub(super) end: usize,
+}
+
+impl Parsed {
+    /// Keys and values of a dict.
+    pub(super) fn entries(&self, dict: Id) -> impl Iterator<Item = (&Value, &Value)> {
+        self.items[dict].chunks_exact(2).map(|pair| (&pair[0], &pair[1]))
     }
-    let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: Vec::new(), values: 0 };
-    machine.run()
+
+    /// What is in a list.
+    pub(super) fn list(&self, list: Id) -> &[Value] {
+        &self.items[list]
+    }
+}
+
+/// The value that a pickle at the beginning of `bytes` describes.
+pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
+    let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
+    let mut machine =
+        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: Vec::new(), items: Vec::new(), storages: BTreeMap::new(), values: 0 };
+    let value = machine.run()?;
+    Ok(Parsed { value, items: machine.items, storages: machine.storages, end: machine.at })
 }
 
 struct Machine<'a> {
@@ -74,6 +104,8 @@ struct Machine<'a> {
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: Vec<Value>,
+    items: Vec<Vec<Value>>,
+    storages: BTreeMap<Rc<str>, (Element, i64)>,
     /// Values pushed so far.
     values: usize,
 }
@@ -88,7 +120,8 @@ impl Machine<'_> {
             }
             let known = self.constant(code)? || self.container(code)? || self.applied(code)?;
             if !known {
-                return Err(format!("pickle opcode 0x{code:02x} at byte {start} is not one of a state dict's; refused"));
+                let name = opcodes::name(code);
+                return Err(format!("pickle opcode {name} (0x{code:02x}) at byte {start} is not one of a state dict's; refused"));
             }
         }
     }
@@ -97,7 +130,7 @@ impl Machine<'_> {
     fn constant(&mut self, code: u8) -> Result<bool, String> {
         let value = match code {
             b'N' => Value::None,
-            0x88 | 0x89 => Value::Bool,
+            0x88 | 0x89 => Value::Bool(code == 0x88),
             b'K' => Value::Int(i64::from(self.take::<1>()?[0])),
             b'M' => Value::Int(i64::from(u16::from_le_bytes(self.take()?))),
             b'J' => Value::Int(i64::from(i32::from_le_bytes(self.take()?))),
@@ -110,7 +143,12 @@ impl Machine<'_> {
                 let length = u32::from_le_bytes(self.take()?) as usize;
                 self.text(length)?
             }
-            0x8c => {
+            // As Python 2 wrote names.
+            b'T' => {
+                let length = u32::from_le_bytes(self.take()?) as usize;
+                self.text(length)?
+            }
+            0x8c | b'U' => {
                 let length = usize::from(self.take::<1>()?[0]);
                 self.text(length)?
             }
@@ -146,16 +184,16 @@ impl Machine<'_> {
                 self.count()?;
                 self.marks.push(self.stack.len());
             }
-            b')' => self.push(Value::Tuple(Rc::default()))?,
-            b']' => self.push(Value::List(Rc::default()))?,
-            b'}' => self.push(Value::Dict(Rc::default()))?,
+            b')' => self.push_container(Value::Tuple, Vec::new())?,
+            b']' => self.push_container(Value::List, Vec::new())?,
+            b'}' => self.push_container(Value::Dict, Vec::new())?,
             0x85..=0x87 => {
                 let items = self.pop_last(usize::from(code - 0x84))?;
-                self.push(Value::Tuple(Rc::new(items)))?;
+                self.push_container(Value::Tuple, items)?;
             }
             b't' => {
                 let items = self.pop_mark()?;
-                self.push(Value::Tuple(Rc::new(items)))?;
+                self.push_container(Value::Tuple, items)?;
             }
             b'a' => {
                 let items = self.pop_last(1)?;
@@ -183,8 +221,7 @@ impl Machine<'_> {
         match code {
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
-                let value = apply(&function, &arguments)?;
-                self.push(value)?;
+                self.apply(&function, &arguments)?;
             }
             // The state of an OrderedDict: attributes such as `_metadata`, which hold no tensors.
             b'b' => {
@@ -195,7 +232,8 @@ impl Machine<'_> {
             }
             b'Q' => {
                 let id = self.pop()?;
-                self.push(storage(&id)?)?;
+                let storage = self.storage(&id)?;
+                self.push(storage)?;
             }
             _ => return Ok(false),
         }
@@ -243,6 +281,7 @@ impl Machine<'_> {
         let element = |e| Ok(Global::Storage(e));
         match (module.as_str(), name.as_str()) {
             ("collections", "OrderedDict") => Ok(Global::OrderedDict),
+            ("torch._utils", "_rebuild_tensor") => Ok(Global::RebuildTensorV1),
             ("torch._utils", "_rebuild_tensor_v2") => Ok(Global::RebuildTensor),
             ("torch._utils", "_rebuild_parameter") => Ok(Global::RebuildParameter),
             ("torch", "HalfStorage") => element(Element::F16),
@@ -269,6 +308,11 @@ impl Machine<'_> {
         self.count()?;
         self.stack.push(value);
         Ok(())
+    }
+
+    fn push_container(&mut self, kind: fn(Id) -> Value, items: Vec<Value>) -> Result<(), String> {
+        self.items.push(items);
+        self.push(kind(self.items.len() - 1))
     }
 
     /// The lowest entry that belongs to the innermost open mark.
@@ -312,7 +356,7 @@ impl Machine<'_> {
 
     fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
         match self.stack.last() {
-            Some(Value::List(list)) => list.borrow_mut().extend(items),
+            Some(Value::List(list)) => self.items[*list].extend(items),
             _ => return Err("its pickle appends to something that is not a list".into()),
         }
         Ok(())
@@ -322,51 +366,84 @@ impl Machine<'_> {
         let Some(Value::Dict(dict)) = self.stack.last() else {
             return Err("its pickle sets an item of something that is not a dict".into());
         };
-        let mut items = items.into_iter();
-        while let Some(key) = items.next() {
-            let value = items.next().ok_or("its pickle has a key without a value")?;
-            dict.borrow_mut().push((key, value));
+        if !items.len().is_multiple_of(2) {
+            return Err("its pickle has a key without a value".into());
         }
+        self.items[*dict].extend(items);
         Ok(())
     }
-}
 
-/// What a persistent id names: `("storage", torch.FloatStorage, key, device, length)`.
-fn storage(id: &Value) -> Result<Value, String> {
-    if let Value::Tuple(parts) = id
-        && let [Value::Text(kind), Value::Global(Global::Storage(element)), Value::Text(key), Value::Text(_), Value::Int(length)] = parts.as_slice()
-        && kind.as_ref() == "storage"
-    {
-        return Ok(Value::Storage { key: Rc::clone(key), element: *element, length: *length });
-    }
-    Err("it refers to an object outside of it that is not a storage; refused".into())
-}
-
-fn apply(function: &Value, arguments: &Value) -> Result<Value, String> {
-    let (Value::Global(function), Value::Tuple(arguments)) = (function, arguments) else {
-        return Err("it calls something that is not a name; refused".into());
-    };
-    match (function, arguments.as_slice()) {
-        (Global::OrderedDict, []) => Ok(Value::Dict(Rc::default())),
-        (Global::RebuildTensor, [storage, Value::Int(offset), Value::Tuple(shape), Value::Tuple(strides), ..]) => {
-            let Value::Storage { key, element, length } = storage else {
-                return Err("it rebuilds a tensor from something that is not a storage; refused".into());
-            };
-            let (shape, strides) = (integers(shape)?, integers(strides)?);
-            let record = TensorRecord { key: Rc::clone(key), element: *element, length: *length, offset: *offset, shape, strides };
-            Ok(Value::Tensor(Rc::new(record)))
+    fn tuple(&self, value: &Value) -> Option<&[Value]> {
+        match value {
+            Value::Tuple(id) => Some(&self.items[*id]),
+            _ => None,
         }
-        (Global::RebuildParameter, [Value::Tensor(tensor), ..]) => Ok(Value::Tensor(Rc::clone(tensor))),
-        _ => Err(format!("it applies {function:?} to arguments that do not fit; refused")),
     }
-}
 
-fn integers(values: &[Value]) -> Result<Vec<i64>, String> {
-    let integer = |v: &Value| match v {
-        Value::Int(n) => Ok(*n),
-        _ => Err("a shape in its pickle has something in it that is not a number".to_owned()),
-    };
-    values.iter().map(integer).collect()
+    /// What a persistent id names: `("storage", torch.FloatStorage, key, device, length)`, and a sixth, a part of another
+    /// storage, which is none, in the format before PyTorch 1.6.
+    fn storage(&mut self, id: &Value) -> Result<Value, String> {
+        use Value::{Int, None, Text};
+        let parts = self.tuple(id).unwrap_or_default();
+        if let [Text(kind), Value::Global(Global::Storage(element)), Text(key), Text(_), Int(length)]
+        | [Text(kind), Value::Global(Global::Storage(element)), Text(key), Text(_), Int(length), None] = parts
+            && kind.as_ref() == "storage"
+        {
+            let (key, element, length) = (Rc::clone(key), *element, *length);
+            if *self.storages.entry(Rc::clone(&key)).or_insert((element, length)) != (element, length) {
+                return Err(format!("it mentions storage {key} twice and differently; refused"));
+            }
+            return Ok(Value::Storage { key, element, length });
+        }
+        Err("it refers to an object outside of it that is not a storage; refused".into())
+    }
+
+    fn apply(&mut self, function: &Value, arguments: &Value) -> Result<(), String> {
+        let (Value::Global(function), Some(arguments)) = (function, self.tuple(arguments)) else {
+            return Err("it calls something that is not a name; refused".into());
+        };
+        match (function, arguments) {
+            (Global::OrderedDict, []) => self.push_container(Value::Dict, Vec::new()),
+            // Python 2 gives the items along, each as a pair.
+            (Global::OrderedDict, [Value::List(pairs)]) => {
+                let items = self.pairs(*pairs).ok_or("it makes a dict of something that is not pairs; refused")?;
+                self.push_container(Value::Dict, items)
+            }
+            (
+                Global::RebuildTensor | Global::RebuildTensorV1,
+                [Value::Storage { key, element, length }, Value::Int(offset), shape @ Value::Tuple(_), strides @ Value::Tuple(_), ..],
+            ) => {
+                let (shape, strides) = (self.integers(shape)?, self.integers(strides)?);
+                let record = TensorRecord { key: Rc::clone(key), element: *element, length: *length, offset: *offset, shape, strides };
+                self.push(Value::Tensor(Rc::new(record)))
+            }
+            (Global::RebuildParameter, [Value::Tensor(tensor), ..]) => {
+                let tensor = Rc::clone(tensor);
+                self.push(Value::Tensor(tensor))
+            }
+            _ => Err(format!("it applies {function:?} to arguments that do not fit; refused")),
+        }
+    }
+
+    /// The two parts of each pair in a list, one after the other.
+    fn pairs(&self, list: Id) -> Option<Vec<Value>> {
+        let mut items = Vec::new();
+        for pair in &self.items[list] {
+            match pair {
+                Value::List(id) | Value::Tuple(id) if self.items[*id].len() == 2 => items.extend(self.items[*id].iter().cloned()),
+                _ => return None,
+            }
+        }
+        Some(items)
+    }
+
+    fn integers(&self, tuple: &Value) -> Result<Vec<i64>, String> {
+        let integer = |v: &Value| match v {
+            Value::Int(n) => Ok(*n),
+            _ => Err("a shape in its pickle has something in it that is not a number".to_owned()),
+        };
+        self.tuple(tuple).unwrap_or_default().iter().map(integer).collect()
+    }
 }
 
 #[cfg(test)]
@@ -385,10 +462,30 @@ mod tests {
     }
 
     #[test]
-    fn other_opcodes_are_refused_by_number() {
-        for code in [b'i', b'o', b'S', b'I', 0x81, 0x92, 0x93, b'P', 0x82] {
-            assert!(refusal(&[0x80, 2, code, b'x', b'\n', b'.']).contains(&format!("0x{code:02x} at byte 2")));
+    fn other_opcodes_are_refused_by_name() {
+        let named = [(b'i', "INST"), (b'o', "OBJ"), (b'S', "STRING"), (b'I', "INT"), (0x81, "NEWOBJ"), (0x92, "NEWOBJ_EX")];
+        for (code, name) in named.into_iter().chain([(0x93, "STACK_GLOBAL"), (b'P', "PERSID"), (0x82, "EXT1"), (0xff, "unknown to Python")]) {
+            assert!(refusal(&[0x80, 2, code, b'x', b'\n', b'.']).contains(&format!("{name} (0x{code:02x}) at byte 2")));
         }
+    }
+
+    #[test]
+    fn deep_nesting_ends_without_recursion() {
+        let tuples = [&b"N"[..], &vec![0x85; 1 << 20], b"."].concat();
+        assert!(matches!(parse(&tuples).unwrap().value, Value::Tuple(_)));
+        let lists = [vec![b']'; 1 << 20], vec![b'a'; (1 << 20) - 1], b".".to_vec()].concat();
+        assert!(matches!(parse(&lists).unwrap().value, Value::List(_)));
+    }
+
+    #[test]
+    fn a_dict_of_python_2_is_read() {
+        let parsed = parse(b"\x80\x02ccollections\nOrderedDict\n(](](U\x01aK\x07ee\x85R.");
+        let error = parsed.unwrap_err();
+        assert!(error.contains("empty stack") || error.contains("not a"), "{error}");
+        let parsed = parse(b"\x80\x02ccollections\nOrderedDict\n]](U\x01aK\x07ea\x85R.").unwrap();
+        let Value::Dict(dict) = parsed.value else { panic!("{parsed:?}") };
+        let entries: Vec<_> = parsed.entries(dict).collect();
+        assert!(matches!(entries.as_slice(), [(Value::Text(key), Value::Int(7))] if key.as_ref() == "a"), "{entries:?}");
     }
 
     #[test]
@@ -427,8 +524,8 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_sign() {
-        let number = |bytes: &[u8]| match parse(bytes) {
-            Ok(Value::Int(n)) => n,
+        let number = |bytes: &[u8]| match parse(bytes).unwrap().value {
+            Value::Int(n) => n,
             other => panic!("{other:?}"),
         };
         assert_eq!(number(b"\x8a\x01\xff."), -1);
@@ -441,7 +538,7 @@ mod tests {
     #[test]
     fn a_list_inside_itself_ends() {
         // ]q\0h\0a. makes a list that holds itself: no more than a value, and it is never walked.
-        assert!(matches!(parse(b"]q\x00h\x00a."), Ok(Value::List(_))));
+        assert!(matches!(parse(b"]q\x00h\x00a.").unwrap().value, Value::List(_)));
     }
 
     #[test]

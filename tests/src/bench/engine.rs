@@ -1,0 +1,337 @@
+//! The training engine beside PyTorch's usual loop: steps on one and two ranks, steps of a mostly frozen network, features, peak
+//! memory, and the time to the first step. Both sides have the same libtorch version, architecture, weights, batch, optimizer,
+//! processors and threads, and take turns; images are decoded already on both. `GRAFT_BENCH_ROUNDS` chooses another number of turns.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::conditions;
+use crate::programs::cache;
+use crate::report::{Aim, Row, print};
+use crate::scenario;
+
+const ROUNDS: usize = 5;
+/// The first epoch warms up and does not count.
+const EPOCHS: i32 = 3;
+/// Phantom patients, three slices each.
+const PATIENTS: &str = "80";
+const CLASSES: &str = "2";
+
+/// A training that both sides do.
+struct Pair {
+    name: &'static str,
+    architecture: &'static str,
+    ranks: usize,
+    side: i64,
+    global_batch: i64,
+    /// A prefix of what is trained beside the head; `*` is everything.
+    unfreeze: &'static str,
+    /// What Graft's images per second should at least be, as a multiple of PyTorch's.
+    aim: f64,
+}
+
+const PAIRS: &[Pair] = &[
+    Pair {
+        name: "step of 1 rank, ResNet-18, batch 16, 128 px",
+        architecture: "resnet18",
+        ranks: 1,
+        side: 128,
+        global_batch: 16,
+        unfreeze: "*",
+        aim: 1.0,
+    },
+    Pair {
+        name: "step of 1 rank, MobileNetV2, batch 16, 128 px",
+        architecture: "mobilenet_v2",
+        ranks: 1,
+        side: 128,
+        global_batch: 16,
+        unfreeze: "*",
+        aim: 1.0,
+    },
+    Pair {
+        name: "step of 2 ranks, ResNet-18, batch 2 x 16, 128 px",
+        architecture: "resnet18",
+        ranks: 2,
+        side: 128,
+        global_batch: 32,
+        unfreeze: "*",
+        aim: 1.0,
+    },
+    Pair {
+        name: "step of 2 ranks, MobileNetV2, batch 2 x 16, 128 px",
+        architecture: "mobilenet_v2",
+        ranks: 2,
+        side: 128,
+        global_batch: 32,
+        unfreeze: "*",
+        aim: 1.0,
+    },
+    Pair {
+        name: "step of 2 ranks, MobileNetV1-0.25, batch 2 x 2, 32 px",
+        architecture: "mobilenet_v1_025",
+        ranks: 2,
+        side: 32,
+        global_batch: 4,
+        unfreeze: "*",
+        aim: 1.3,
+    },
+    Pair {
+        name: "step of 1 rank, ResNet-18 frozen but layer4, batch 16",
+        architecture: "resnet18",
+        ranks: 1,
+        side: 128,
+        global_batch: 16,
+        unfreeze: "layer4",
+        aim: 1.3,
+    },
+];
+
+/// What one side showed in one turn.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    images_per_second: f64,
+    peak_bytes: f64,
+    /// From the start of the program.
+    first_step_seconds: f64,
+}
+
+pub(super) fn run() -> Result<()> {
+    let rounds = std::env::var("GRAFT_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let lab = Lab::new()?;
+    let mut rows = Vec::new();
+    for pair in PAIRS {
+        let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair), || lab.torch("train", pair, lab.trained))?;
+        rows.push(row(pair.name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
+        rows.push(row(&format!("peak memory of it, {}", pair.architecture), (&ours, &theirs), "MiB", |s| s.peak_bytes / 1048576.0, Aim::AtMost(1.0)));
+        if pair.ranks == 1 && pair.unfreeze == "*" {
+            let name = format!("start to first step, {}", pair.architecture);
+            rows.push(row(&name, (&ours, &theirs), "s", |s| s.first_step_seconds, Aim::AtMost(0.25)));
+        }
+    }
+    let name = "features, MobileNetV2, 224 px";
+    let pair = Pair { name, architecture: "mobilenet_v2", ranks: 1, side: 224, global_batch: 16, unfreeze: "classifier", aim: 1.1 };
+    let (ours, theirs) = lab.turns(name, rounds, || lab.features(&pair), || lab.torch("features", &pair, lab.all))?;
+    rows.push(row(name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
+    let mut conditions = conditions();
+    conditions["rounds"] = rounds.into();
+    conditions["processors"] = lab.processors.clone().into();
+    print("engine", &conditions, &rows);
+    Ok(())
+}
+
+fn row(name: &str, (ours, theirs): (&[Seen], &[Seen]), unit: &'static str, of: impl Fn(&Seen) -> f64, aim: Aim) -> Row {
+    let values = |list: &[Seen]| list.iter().map(&of).collect::<Vec<_>>();
+    Row::of_runs(name, &values(ours), unit, &values(theirs), aim)
+}
+
+/// Data and weights that both sides read, and the processors that both are pinned to.
+struct Lab {
+    folder: tempfile::TempDir,
+    /// Images that are trained on.
+    trained: usize,
+    /// All images.
+    all: usize,
+    /// As `taskset` takes them.
+    processors: String,
+}
+
+impl Lab {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let generated = Command::new(scenario::binary("graft")?).args(["generate", "--patients", PATIENTS]).arg(folder.path()).output()?;
+        anyhow::ensure!(generated.status.success(), "graft generate: {}", String::from_utf8_lossy(&generated.stderr).trim());
+        let manifest = std::fs::read_to_string(folder.path().join("phantom/manifest.csv"))?;
+        let trained = manifest.lines().filter(|line| line.split(',').any(|field| field == "train")).count();
+        let lab = Self { all: manifest.lines().count() - 1, trained, processors: processors(2)?, folder };
+        anyhow::ensure!(lab.trained > 0, "no training images in {manifest}");
+        for architecture in ["resnet18", "mobilenet_v2", "mobilenet_v1_025"] {
+            let status = lab.python("weights", architecture)?.stdin(Stdio::null()).status()?;
+            anyhow::ensure!(status.success(), "engine.py weights {architecture} failed");
+        }
+        Ok(lab)
+    }
+
+    fn weights(&self, architecture: &str) -> PathBuf {
+        self.folder.path().join(format!("{architecture}.pth"))
+    }
+
+    /// `taskset -c PROCESSORS PROGRAM`.
+    fn pinned(&self, program: &Path) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &self.processors]).arg(program);
+        command
+    }
+
+    fn python(&self, task: &str, architecture: &str) -> Result<Command> {
+        let python = cache().join("reference-venv/bin/python");
+        anyhow::ensure!(python.is_file(), "{} is missing; `cargo xtask reference --environment-only` makes it", python.display());
+        let mut command = self.pinned(&python);
+        command.arg(scenario::workspace().join("tests/reference/engine.py")).args([task, architecture, CLASSES]).arg(self.weights(architecture));
+        Ok(command)
+    }
+
+    /// Both sides in turn.
+    fn turns(&self, name: &str, rounds: usize, ours: impl Fn() -> Result<Seen>, theirs: impl Fn() -> Result<Seen>) -> Result<(Vec<Seen>, Vec<Seen>)> {
+        let (mut mine, mut peers) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            mine.push(ours().with_context(|| format!("{name}: graft"))?);
+            peers.push(theirs().with_context(|| format!("{name}: PyTorch"))?);
+            println!("{name}, round {round}: {:?} beside {:?}", mine[round], peers[round]);
+        }
+        Ok((mine, peers))
+    }
+
+    /// One run of PyTorch's side over this many images.
+    fn torch(&self, task: &str, pair: &Pair, images: usize) -> Result<Seen> {
+        let mut command = self.python(task, pair.architecture)?;
+        let threads = (self.processors.split(',').count() / pair.ranks).max(1);
+        for (option, value) in [
+            ("--world", pair.ranks.to_string()),
+            ("--threads", threads.to_string()),
+            ("--batch", pair.global_batch.to_string()),
+            ("--epochs", EPOCHS.to_string()),
+            ("--images", images.to_string()),
+            ("--size", pair.side.to_string()),
+            ("--unfreeze", pair.unfreeze.to_owned()),
+        ] {
+            command.args([option, &value]);
+        }
+        let told = self.listen(command)?;
+        let (_, last) = told.lines.last().context("it said nothing")?;
+        let result: Value = serde_json::from_str(last)?;
+        Ok(Seen {
+            images_per_second: result["images_per_second"].as_f64().context("images_per_second")?,
+            peak_bytes: result["peak_bytes"].as_f64().context("peak_bytes")?,
+            first_step_seconds: told.when("first step").unwrap_or(f64::NAN),
+        })
+    }
+
+    fn run(&self, pair: &Pair) -> Result<Told> {
+        let output = self.folder.path().join("out");
+        let _ = std::fs::remove_dir_all(&output);
+        let uri = |path: &Path| format!("file://{}", path.display());
+        let job = json!({
+            "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": "engine"},
+            "spec": {
+                "task": {"classes": ["normal", "lesion"], "positiveClass": "lesion"},
+                "backbone": {"architecture": pair.architecture, "weights": {"uri": uri(&self.weights(pair.architecture))},
+                             "preprocessing": {"size": pair.side, "fit": "stretch"}},
+                "data": {"train": {"uri": uri(&self.folder.path().join("phantom")), "manifest": "manifest.csv"},
+                         "columns": {"patient": "patient", "split": "split"}},
+                "fineTune": {"unfreeze": [pair.unfreeze], "epochs": EPOCHS, "globalBatchSize": pair.global_batch,
+                             "optimizer": {"name": "sgd", "learningRate": "1e-3"}},
+                "head": {"epochs": 1},
+                "workers": {"processes": pair.ranks},
+                "output": {"uri": uri(&output)}
+            }
+        });
+        let file = self.folder.path().join("job.json");
+        std::fs::write(&file, job.to_string())?;
+        let mut command = self.pinned(&scenario::binary("graft")?);
+        command.arg("run").arg(&file);
+        self.listen(command)
+    }
+
+    fn graft(&self, pair: &Pair) -> Result<Seen> {
+        let told = self.run(pair)?;
+        let epochs = told.events("epoch").filter(|(_, e)| e["stage"] == "fineTune").skip(1);
+        let speeds: Vec<f64> = epochs.filter_map(|(_, e)| e["samples_per_second"].as_f64()).collect();
+        let first_step_seconds = told.events("firstStep").map(|(at, _)| at).next().context("no first step")?;
+        anyhow::ensure!(!speeds.is_empty(), "no epoch after the first was told");
+        Ok(Seen { images_per_second: crate::report::median(&speeds), peak_bytes: told.peak_bytes, first_step_seconds })
+    }
+
+    /// Run a program to its end and note when it says what. Its errors go to a file: on a terminal `graft run` draws a bar.
+    fn listen(&self, mut command: Command) -> Result<Told> {
+        let log = self.folder.path().join("errors.txt");
+        let began = Instant::now();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?).spawn().context("starting taskset (util-linux)")?;
+        let mut told = Told { lines: Vec::new(), peak_bytes: 0.0 };
+        let output = child.stdout.take().context("no output")?;
+        for line in BufReader::new(output).lines() {
+            told.lines.push((began.elapsed().as_secs_f64(), line?));
+            told.peak_bytes = told.peak_bytes.max(children_peak(child.id()));
+        }
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("it ended with {status}: {}", std::fs::read_to_string(&log)?.trim());
+        }
+        Ok(told)
+    }
+
+    /// The stage that runs the backbone over all images, after a fine-tuning of the head that warms up and fills the cache.
+    fn features(&self, pair: &Pair) -> Result<Seen> {
+        let told = self.run(pair)?;
+        let began = told.events("progress").find(|(_, e)| e["stage"] == "features").context("no features")?.0;
+        let ended = told.when("features of ").context("no end of the features")?;
+        Ok(Seen { images_per_second: self.all as f64 / (ended - began), peak_bytes: told.peak_bytes, first_step_seconds: f64::NAN })
+    }
+}
+
+/// What a program said and when, in seconds from its start.
+struct Told {
+    lines: Vec<(f64, String)>,
+    /// The largest resident memory of its child processes together, as last seen.
+    peak_bytes: f64,
+}
+
+impl Told {
+    /// When a line with `part` was said first.
+    fn when(&self, part: &str) -> Option<f64> {
+        self.lines.iter().find(|(_, line)| line.contains(part)).map(|(at, _)| *at)
+    }
+
+    /// The trainer's events of a kind.
+    fn events(&self, kind: &str) -> impl Iterator<Item = (f64, Value)> {
+        let parsed = self.lines.iter().filter_map(|(at, line)| Some((*at, serde_json::from_str::<Value>(line).ok()?)));
+        parsed.filter(move |(_, event)| event["event"] == kind)
+    }
+}
+
+/// The sum of the largest resident memories of a process's children so far; `taskset` is replaced by what it starts.
+fn children_peak(parent: u32) -> f64 {
+    let peak = |child: &str| -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+        Some(1024.0 * line.split_whitespace().next()?.parse::<f64>().ok()?)
+    };
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.map(|list| list.split_whitespace().filter_map(peak).sum::<f64>()).sum()
+}
+
+/// The first processors that this process may use, as `0,1`.
+fn processors(wanted: usize) -> Result<String> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let allowed = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).context("no Cpus_allowed_list")?;
+    let list = listed(allowed.trim()).into_iter().take(wanted).map(|n| n.to_string()).collect::<Vec<_>>();
+    Ok(list.join(","))
+}
+
+/// The numbers of a list like `0-2,8`.
+fn listed(list: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        Some(from.parse::<usize>().ok()?..=to.parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_read_from_the_kernels_list() {
+        assert_eq!(listed("0-2,8"), [0, 1, 2, 8]);
+        assert_eq!(listed("5"), [5]);
+    }
+}
