@@ -60,7 +60,9 @@ fn augmented_and_blended_training_does_not_depend_on_the_ranks() {
     }
     site.run("plain", tuned(json!({"epochs": 1, "optimizer": {"name": "sgd", "learningRate": "0.05"}})));
     let alone = site.model("alone");
-    assert!(distance(&alone, &site.model("plain")) > 1e-3, "augmentation does nothing");
+    let start = weights::load(&site.path("weights.safetensors"), None).unwrap().tensors;
+    let (plain, moved) = (distance(&alone, &site.model("plain")), distance(&alone, &start));
+    assert!(plain > 0.1 * moved, "augmentation does nothing: {plain} of {moved}");
     for other in ["ranks", "parts"] {
         assert!(distance(&alone, &site.model(other)) <= 1e-5, "{other}: {}", distance(&alone, &site.model(other)));
     }
@@ -121,8 +123,9 @@ fn layers_thaw_one_by_one_and_a_pull_keeps_them_near() {
     assert_eq!((&metrics["frozen_tensors"], &metrics["frozen_tensors_changed"]), (&json!(50.0), &json!(0.0)));
     let strong = json!({"name": "sgd", "learningRate": "0.05"});
     site.run("free", tuned(json!({"epochs": 4, "optimizer": strong, "keep": "last"})));
-    site.run("pulled", tuned(json!({"epochs": 4, "optimizer": strong, "keep": "last", "l2sp": "5"})));
-    assert!(distance(&site.model("pulled"), &start) < 0.5 * distance(&site.model("free"), &start));
+    site.run("pulled", tuned(json!({"epochs": 4, "optimizer": strong, "keep": "last", "l2sp": "20"})));
+    let (pulled, free) = (distance(&site.model("pulled"), &start), distance(&site.model("free"), &start));
+    assert!(pulled < 0.5 * free, "{pulled} with a pull, {free} without");
 }
 
 #[test]
@@ -131,6 +134,8 @@ fn a_probed_head_begins_fine_tuning_and_may_stay() {
     let first = |name: &str, settings: Value, head: Value| {
         site.run(name, |job| {
             job["spec"]["head"] = head;
+            // The head alone: what the probe found is then what the first epoch begins with.
+            job["spec"]["fineTune"]["unfreeze"] = json!(["27"]);
             tuned(settings)(job);
         });
         column(&site, name, "train_loss")[0].parse::<f64>().unwrap()
