@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 pub const ALL: &[(&str, &str)] = &[
     ("parity", "features of test images against PyTorch's on the same weights"),
     ("covid-ct", "accuracy and AUROC on COVID-CT's official split after fine-tuning, five seeds"),
+    ("covid-ct-lpft", "the same after linear probing, then fine-tuning of seven convolutions"),
     ("start", "kubectl apply to the first training step, in parts"),
     ("operator", "memory when idle, and writes to the API server over a job's life"),
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
@@ -29,14 +30,15 @@ pub const ALL: &[(&str, &str)] = &[
 pub fn run(name: &str) -> Result<()> {
     match name {
         "parity" => parity::run(),
-        "covid-ct" => accuracy::run(),
+        "covid-ct" => accuracy::run(&accuracy::EXAMPLE),
+        "covid-ct-lpft" => accuracy::run(&accuracy::PROBE_THEN_TUNE),
         "start" => start::run(),
         "operator" => operator::run(),
         "ddp" => ddp::run(),
         "engine" => engine::run(),
         "list" => {
             for (name, about) in ALL {
-                println!("{name:<10} {about}");
+                println!("{name:<14} {about}");
             }
             Ok(())
         }

@@ -198,7 +198,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
 }
 
 /// Resizes and crops an RGB image to the geometry: `[3, size, size]`, channels first, rows from top to bottom.
-/// The pixels are Pillow's to the bit (torchvision's `Resize` and `CenterCrop` on PIL images).
+/// The pixels are Pillow's (torchvision's `Resize` and `CenterCrop` on PIL images), see `resample.rs`.
 ///
 /// # Errors
 /// An image without pixels, or one so elongated that it would exceed the limits when resized.

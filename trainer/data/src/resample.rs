@@ -1,5 +1,6 @@
 //! Antialiased resizing that equals Pillow's to the bit (`ImagingResample` for 8-bit images, `src/libImaging/Resample.c`):
-//! what a model saw in training through torchvision is what it sees here. Rows first, then columns; between the passes
+//! what a model saw in training through torchvision is what it sees here. Rows first, then columns, where Pillow 13 takes columns first for
+//! some shapes and is then up to a level apart; between the passes
 //! values are rounded and cut off at 0 and 255. Weights are fixed-point numbers of 22 bits after the point.
 
 use graft_crds::spec::Interpolation;
