@@ -3,7 +3,6 @@
 
 use graft_crds::TransferJobSpec;
 use graft_crds::contract::{ExitReason, TrainerFailure};
-use graft_crds::spec::Duplicates;
 use graft_data::doctor;
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Split, local_path};
 use graft_torch::tch::Device;
@@ -41,9 +40,7 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     let prints: Vec<_> = prints.into_iter().map(Some).collect();
     let report = doctor::judge(&dataset, &prints, threads);
     println!("{}", report.line());
-    if spec.data.duplicates == Duplicates::Refuse {
-        report.refuse_duplicates().map_err(|e| data_failure(&e))?;
-    }
+    report.obey(spec.data.duplicates).map_err(|e| data_failure(&e))?;
     check_weights(spec, dataset.classes.len())
 }
 

@@ -40,6 +40,8 @@ pub const CONTAINER: &str = "trainer";
 pub const CONFIG_DIR: &str = "/etc/graft";
 /// File of the configuration, in the ConfigMap and in the folder.
 pub const CONFIG_FILE: &str = "config.json";
+/// Environment variable of the token by which the pods of an attempt know each other.
+pub const GANG_TOKEN: &str = "GRAFT_GANG_TOKEN";
 /// User and group of the trainer image.
 pub const TRAINER_UID: i64 = 65532;
 

@@ -98,7 +98,7 @@ impl Operator {
     ///
     /// # Errors
     /// The process cannot be signalled.
-    pub fn kill(mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

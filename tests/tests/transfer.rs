@@ -167,7 +167,7 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
         std::thread::sleep(Duration::from_millis(50));
     }
     let log = site.log();
-    kill_hard(site.lab.operator.pid());
+    site.lab.operator.kill().unwrap();
     let victim = site.names("pod", "hurt").pop().unwrap();
     site.kubectl(&["delete", "-n", NAMESPACE, &victim, "--grace-period=1", "--wait=true"]);
     site.lab.operator = Operator::start(&site.lab.cluster, &log).unwrap();
@@ -184,12 +184,4 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
 fn second_checkpoint(runs: &Path) -> bool {
     let epochs = fs::read_dir(runs).into_iter().flatten().flatten().flat_map(|run| fs::read_dir(run.path()).into_iter().flatten().flatten());
     epochs.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("epoch-000002"))
-}
-
-fn kill_hard(pid: u32) {
-    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
-    // The process is this one's child: it stays as a zombie until it is reaped, but it holds nothing any more.
-    while fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).is_ok_and(|s| !s.contains(") Z ")) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

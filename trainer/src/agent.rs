@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use graft_crds::contract::{ExitReason, OutputRef, TerminationSummary, TrainerConfig, TrainerFailure};
+use graft_crds::names::GANG_TOKEN;
 use graft_torch::Store;
 
 use crate::event::{Event, Failure, RankStart};
@@ -225,7 +226,7 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     let Some((program, arguments)) = command.split_first() else { return Err(bug("rank command", &"empty")) };
     let mut process = Command::new(program);
     process.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-    process.env_remove(gate::TOKEN);
+    process.env_remove(GANG_TOKEN);
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
     // glibc gives large blocks back to the kernel at once and gets them zeroed again in the next step: keep them.

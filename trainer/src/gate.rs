@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use graft_crds::contract::ExitReason;
+use graft_crds::names::GANG_TOKEN;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -20,8 +21,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::event::Failure;
 
-/// Environment variable of the attempt's token; the operator has the kubelet fill it in.
-pub const TOKEN: &str = "GRAFT_GANG_TOKEN";
 /// A newcomer that has not proved itself by then is sent away.
 const PROOF: Duration = Duration::from_secs(5);
 /// Newcomers of one address at a time, and of all; more are sent away at once and may come again. Ranks of a pod share an
@@ -47,9 +46,10 @@ impl Token {
     /// # Errors
     /// There is none.
     pub(crate) fn of_pod() -> Result<Self, Failure> {
-        let text = std::env::var(TOKEN).unwrap_or_default();
+        let text = std::env::var(GANG_TOKEN).unwrap_or_default();
         if text.len() < 16 {
-            let text = format!("{TOKEN} is not set, so that the pods of the gang cannot know each other; use an operator of the trainer's release");
+            let text =
+                format!("{GANG_TOKEN} is not set, so that the pods of the gang cannot know each other; use an operator of the trainer's release");
             return Err(Failure::new(ExitReason::UserError, "GangTokenMissing", text));
         }
         Ok(Self::new(text.as_bytes()))

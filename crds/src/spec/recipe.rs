@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::training::literal;
+use super::training::{literal, one, zero};
 use crate::decimal::Decimal;
 
 /// How the learning rates move, optimizer step by optimizer step. Each parameter's own rate is multiplied by the schedule's factor.
@@ -195,14 +195,6 @@ pub enum Precision {
     Fp32,
     /// bfloat16 on GPUs, and on CPUs that have instructions for it; elsewhere float32, and the log says so.
     Bf16,
-}
-
-fn zero() -> Decimal {
-    literal("0")
-}
-
-fn one() -> Decimal {
-    literal("1")
 }
 
 fn two() -> Decimal {

@@ -113,7 +113,7 @@ pub struct FineTune {
     #[schemars(range(min = 1, max = 1_048_576))]
     pub global_batch_size: i32,
     /// Parts that each global batch is cut into, one after the other: the same step with less memory. Default: 1.
-    #[serde(default = "one")]
+    #[serde(default = "undivided")]
     #[schemars(range(min = 1, max = 65536))]
     pub accumulate: i32,
     /// The optimizer. Default: adam with learning rate 1e-4.
@@ -169,11 +169,11 @@ pub struct FineTune {
     pub seed: i32,
 }
 
-fn one() -> i32 {
+fn undivided() -> i32 {
     1
 }
 
-fn unchanged() -> Decimal {
+pub(super) fn one() -> Decimal {
     literal("1")
 }
 
@@ -217,7 +217,7 @@ pub struct Optimizer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_learning_rate: Option<Decimal>,
     /// Factor between the learning rates of neighbouring layers, smaller towards the input (Clark et al. 2020, arXiv:2003.10555). Default: "1".
-    #[serde(default = "unchanged")]
+    #[serde(default = "one")]
     pub layer_decay: Decimal,
 }
 
@@ -260,7 +260,7 @@ fn head_rate() -> Decimal {
     literal("1e-3")
 }
 
-fn zero() -> Decimal {
+pub(super) fn zero() -> Decimal {
     literal("0")
 }
 
@@ -371,7 +371,7 @@ impl From<HeadOptimizer> for Optimizer {
             nesterov: false,
             decay: DecayScope::All,
             head_learning_rate: None,
-            layer_decay: unchanged(),
+            layer_decay: one(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use graft_crds::contract::{HTTP_PORT, RENDEZVOUS_PORT};
-use graft_crds::names::{CONFIG_DIR, CONFIG_FILE, CONTAINER, TRAINER_UID};
+use graft_crds::names::{CONFIG_DIR, CONFIG_FILE, CONTAINER, GANG_TOKEN, TRAINER_UID};
 use graft_crds::spec::{Mount, Volume as JobVolume, Workers};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, NFSVolumeSource, ObjectFieldSelector,
@@ -109,7 +109,7 @@ fn environment(user: &[EnvVar]) -> Vec<EnvVar> {
         own("POD_NAME", None, Some("metadata.name")),
         own("HOME", Some("/tmp"), None),
         // Made by the API server for each Job, so for each attempt: who cannot read the namespace's Jobs cannot join the gang.
-        own("GRAFT_GANG_TOKEN", None, Some("metadata.labels['batch.kubernetes.io/controller-uid']")),
+        own(GANG_TOKEN, None, Some("metadata.labels['batch.kubernetes.io/controller-uid']")),
     ];
     let missing = defaults.into_iter().filter(|d| user.iter().all(|u| u.name != d.name));
     missing.chain(user.iter().cloned()).collect()

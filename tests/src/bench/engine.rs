@@ -36,61 +36,24 @@ struct Pair {
     aim: f64,
 }
 
+/// A step of one rank on 16 images, all of the network trained.
+const STEP: Pair = Pair { name: "", architecture: "", ranks: 1, side: 128, global_batch: 16, unfreeze: "*", aim: 1.0 };
+
 const PAIRS: &[Pair] = &[
-    Pair {
-        name: "step of 1 rank, ResNet-18, batch 16, 128 px",
-        architecture: "resnet18",
-        ranks: 1,
-        side: 128,
-        global_batch: 16,
-        unfreeze: "*",
-        aim: 1.0,
-    },
-    Pair {
-        name: "step of 1 rank, MobileNetV2, batch 16, 128 px",
-        architecture: "mobilenet_v2",
-        ranks: 1,
-        side: 128,
-        global_batch: 16,
-        unfreeze: "*",
-        aim: 1.0,
-    },
-    Pair {
-        name: "step of 2 ranks, ResNet-18, batch 2 x 16, 128 px",
-        architecture: "resnet18",
-        ranks: 2,
-        side: 128,
-        global_batch: 32,
-        unfreeze: "*",
-        aim: 1.0,
-    },
-    Pair {
-        name: "step of 2 ranks, MobileNetV2, batch 2 x 16, 128 px",
-        architecture: "mobilenet_v2",
-        ranks: 2,
-        side: 128,
-        global_batch: 32,
-        unfreeze: "*",
-        aim: 1.0,
-    },
+    Pair { name: "step of 1 rank, ResNet-18, batch 16, 128 px", architecture: "resnet18", ..STEP },
+    Pair { name: "step of 1 rank, MobileNetV2, batch 16, 128 px", architecture: "mobilenet_v2", ..STEP },
+    Pair { name: "step of 2 ranks, ResNet-18, batch 2 x 16, 128 px", architecture: "resnet18", ranks: 2, global_batch: 32, ..STEP },
+    Pair { name: "step of 2 ranks, MobileNetV2, batch 2 x 16, 128 px", architecture: "mobilenet_v2", ranks: 2, global_batch: 32, ..STEP },
     Pair {
         name: "step of 2 ranks, MobileNetV1-0.25, batch 2 x 2, 32 px",
         architecture: "mobilenet_v1_025",
         ranks: 2,
         side: 32,
         global_batch: 4,
-        unfreeze: "*",
         aim: 1.3,
+        ..STEP
     },
-    Pair {
-        name: "step of 1 rank, ResNet-18 frozen but layer4, batch 16",
-        architecture: "resnet18",
-        ranks: 1,
-        side: 128,
-        global_batch: 16,
-        unfreeze: "layer4",
-        aim: 1.3,
-    },
+    Pair { name: "step of 1 rank, ResNet-18 frozen but layer4, batch 16", architecture: "resnet18", unfreeze: "layer4", aim: 1.3, ..STEP },
 ];
 
 /// What one side showed in one turn.
@@ -116,7 +79,7 @@ pub(super) fn run() -> Result<()> {
         }
     }
     let name = "features, MobileNetV2, 224 px";
-    let pair = Pair { name, architecture: "mobilenet_v2", ranks: 1, side: 224, global_batch: 16, unfreeze: "classifier", aim: 1.1 };
+    let pair = Pair { name, architecture: "mobilenet_v2", side: 224, unfreeze: "classifier", aim: 1.1, ..STEP };
     let (ours, theirs) = lab.turns(name, rounds, || lab.features(&pair), || lab.torch("features", &pair, lab.all))?;
     rows.push(row(name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
     let mut conditions = conditions();

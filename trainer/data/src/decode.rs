@@ -1,7 +1,10 @@
 //! From an image file's bytes to the network's input as unsigned bytes. Input is not trusted: the header is checked
 //! against limits before pixels are allocated, and a file that ends early is refused rather than filled up with grey.
 
+use std::fs;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use graft_crds::Architecture;
 use graft_crds::spec::{Fit, Interpolation, Preprocessing};
@@ -138,8 +141,31 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, DecodeError> {
     Ok(decode_picture(bytes, limits)?.image.into_rgb8())
 }
 
-/// Names of the formats.
-pub(crate) const FORMATS: [&str; 6] = ["PNG", "JPEG", "BMP", "TIFF", "WebP", "other"];
+/// The bytes of an image file.
+///
+/// # Errors
+/// It cannot be read, or is larger than the limit.
+pub(crate) fn read_file(path: &Path, limits: Limits) -> Result<Vec<u8>, DecodeError> {
+    let bytes = fs::metadata(path)?.len();
+    if bytes > limits.file {
+        return Err(DecodeError::FileTooLarge { bytes, limit: limits.file });
+    }
+    Ok(fs::read(path)?)
+}
+
+/// Decoders may panic on hostile files: here that is an error like the others.
+///
+/// # Errors
+/// What `work` says, or that it crashed.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DecodeError::Crashed))
+}
+
+/// The formats and their names.
+pub(crate) const FORMATS: [(ImageFormat, &str); 5] =
+    [(ImageFormat::Png, "PNG"), (ImageFormat::Jpeg, "JPEG"), (ImageFormat::Bmp, "BMP"), (ImageFormat::Tiff, "TIFF"), (ImageFormat::WebP, "WebP")];
+/// The name of every other format.
+pub(crate) const OTHER: &str = "other";
 
 /// An image as its file stores it.
 pub(crate) struct Picture {
@@ -167,15 +193,8 @@ pub(crate) fn decode_picture(bytes: &[u8], limits: Limits) -> Result<Picture, De
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(DecodeError::Truncated);
     }
-    let place = match format {
-        ImageFormat::Png => 0,
-        ImageFormat::Jpeg => 1,
-        ImageFormat::Bmp => 2,
-        ImageFormat::Tiff => 3,
-        ImageFormat::WebP => 4,
-        _ => 5,
-    };
-    Ok(Picture { image: DynamicImage::from_decoder(decoder)?, format: FORMATS[place] })
+    let name = FORMATS.iter().find(|(known, _)| *known == format).map_or(OTHER, |(_, name)| name);
+    Ok(Picture { image: DynamicImage::from_decoder(decoder)?, format: name })
 }
 
 /// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.

@@ -9,6 +9,7 @@ mod error;
 mod holdout;
 pub mod inspect;
 mod loader;
+mod parallel;
 pub mod phantom;
 mod resample;
 mod source;

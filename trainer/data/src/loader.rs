@@ -3,21 +3,19 @@
 //! what comes out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{JoinHandle, scope, spawn};
+use std::thread::{JoinHandle, spawn};
 
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::{Dataset, Sample};
-use crate::decode::{DecodeError, Geometry, Limits, decode, decode_picture, fit};
+use crate::decode::{DecodeError, Geometry, Limits, decode, decode_picture, fit, guarded, read_file};
 use crate::doctor::Fingerprint;
 use crate::error::{DataError, Finding, Reason};
+use crate::parallel;
 
 type Pixels = Arc<[u8]>;
 
@@ -76,33 +74,19 @@ struct Shared {
 impl Shared {
     /// Reads and decodes one image, and offers it to the cache.
     fn load(&self, index: usize) -> Result<Pixels, String> {
-        self.guarded(|| {
-            let bytes = self.read(index)?;
-            self.fitted(index, decode(&bytes, self.limits)?)
-        })
+        let pixels = guarded(|| self.fitted(index, decode(&read_file(&self.samples[index].path, self.limits)?, self.limits)?));
+        pixels.map_err(|error| error.to_string())
     }
 
     /// As [`Shared::load`], and measures the image.
     fn examine(&self, index: usize) -> Result<Fingerprint, String> {
-        self.guarded(|| {
-            let bytes = self.read(index)?;
+        let print = guarded(|| {
+            let bytes = read_file(&self.samples[index].path, self.limits)?;
             let (print, image) = Fingerprint::measure(&bytes, decode_picture(&bytes, self.limits)?)?;
             self.fitted(index, image)?;
             Ok(print)
-        })
-    }
-
-    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, String> {
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DecodeError::Crashed)).map_err(|error| error.to_string())
-    }
-
-    fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
-        let path = &self.samples[index].path;
-        let bytes = fs::metadata(path)?.len();
-        if bytes > self.limits.file {
-            return Err(DecodeError::FileTooLarge { bytes, limit: self.limits.file });
-        }
-        Ok(fs::read(path)?)
+        });
+        print.map_err(|error| error.to_string())
     }
 
     fn fitted(&self, index: usize, image: RgbImage) -> Result<Pixels, DecodeError> {
@@ -222,26 +206,14 @@ impl Loader {
     /// `UndecodableInput` with all files that cannot be decoded.
     pub fn check(&self, range: Range<usize>) -> Result<Vec<Fingerprint>, DataError> {
         let range = range.start.min(self.shared.samples.len())..range.end.min(self.shared.samples.len());
-        let next = AtomicUsize::new(range.start);
-        let results = Mutex::new((BTreeMap::new(), BTreeMap::new()));
-        scope(|scope| {
-            for _ in 0..self.workers.len().min(range.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= range.end {
-                            break;
-                        }
-                        match self.shared.examine(index) {
-                            Ok(print) => drop(lock(&results).0.insert(index, print)),
-                            Err(why) => drop(lock(&results).1.insert(index, why)),
-                        }
-                    }
-                });
+        let (mut prints, mut failed) = (Vec::with_capacity(range.len()), BTreeMap::new());
+        for (index, result) in range.clone().zip(parallel::map(range.len(), self.workers.len(), |at| self.shared.examine(range.start + at))) {
+            match result {
+                Ok(print) => prints.push(print),
+                Err(why) => drop(failed.insert(index, why)),
             }
-        });
-        let (prints, failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if failed.is_empty() { Ok(prints.into_values().collect()) } else { Err(self.shared.undecodable(failed)) }
+        }
+        if failed.is_empty() { Ok(prints) } else { Err(self.shared.undecodable(failed)) }
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn parameters(model: &Model, settings: &Settings) -> Vec<Parameter> {
 }
 
 /// Parameters that are stepped together, and their state.
+#[derive(Default)]
 struct Group {
     learning_rate: f64,
     weight_decay: f64,
@@ -52,7 +53,7 @@ struct Group {
     parameters: Vec<Tensor>,
     /// First moments of Adam and LAMB, momentum of SGD.
     first: Vec<Tensor>,
-    /// Second moments of Adam and LAMB.
+    /// Second moments of Adam and LAMB; none for SGD.
     second: Vec<Tensor>,
     /// Steps done, a float scalar per parameter.
     steps: Vec<Tensor>,
@@ -78,21 +79,14 @@ impl Optimizer {
             let same = |g: &Group| g.learning_rate.total_cmp(&learning_rate).is_eq() && g.weight_decay.total_cmp(&weight_decay).is_eq();
             let at = groups.iter().position(same).unwrap_or(groups.len());
             if at == groups.len() {
-                let none = Vec::new;
-                groups.push(Group {
-                    learning_rate,
-                    weight_decay,
-                    names: Vec::new(),
-                    parameters: none(),
-                    first: none(),
-                    second: none(),
-                    steps: none(),
-                });
+                groups.push(Group { learning_rate, weight_decay, ..Group::default() });
             }
             let group = &mut groups[at];
             group.names.push(name);
             group.first.push(tensor.detach().f_zeros_like()?);
-            group.second.push(tensor.detach().f_zeros_like()?);
+            if settings.name != OptimizerName::Sgd {
+                group.second.push(tensor.detach().f_zeros_like()?);
+            }
             group.steps.push(Tensor::f_zeros([] as [i64; 0], (Kind::Float, tensor.device()))?);
             group.parameters.push(tensor);
         }

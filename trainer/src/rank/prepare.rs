@@ -2,7 +2,6 @@
 //! layer names, then every image is decoded once, each rank its share, and the doctor judges what was seen.
 
 use graft_crds::contract::ExitReason;
-use graft_crds::spec::Duplicates;
 use graft_data::doctor::{self, Fingerprint};
 use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest};
 use graft_torch::tch::{Kind, Tensor};
@@ -48,7 +47,8 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let threads = rank.config.gang.threads as usize;
     let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(CACHE));
     let prints = check_images(rank, &dataset, &loader)?;
-    let data_digest = data_digest(&dataset, &prints).unwrap_or_default();
+    let lost = || Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {} images", prints.len(), dataset.samples.len()));
+    let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
     examine(rank, &dataset, prints)?;
@@ -62,10 +62,7 @@ fn examine(rank: &Rank, dataset: &Dataset, prints: Vec<Fingerprint>) -> Result<(
         let prints: Vec<_> = prints.into_iter().map(Some).collect();
         let report = doctor::judge(dataset, &prints, rank.config.gang.threads as usize);
         rank.log(report.line());
-        refused = match rank.config.data.duplicates {
-            Duplicates::Refuse => report.refuse_duplicates(),
-            Duplicates::Record => Ok(()),
-        };
+        refused = report.obey(rank.config.data.duplicates);
     }
     if rank.any(refused.as_ref().map(drop).map_err(drop))? {
         refused?;
@@ -91,9 +88,5 @@ fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<F
     let local = Tensor::f_from_data_size(&mine, &shape, Kind::Uint8)?.f_to_device(rank.device)?;
     let all = rank.gather(&local, n)?.f_flatten(0, 1)?;
     let bytes = Vec::<u8>::try_from(all.f_to_device(graft_torch::tch::Device::Cpu)?)?;
-    let prints: Vec<_> = bytes.chunks_exact(Fingerprint::BYTES).filter_map(Fingerprint::from_bytes).collect();
-    if prints.len() != n {
-        return Err(Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {n} images", prints.len())));
-    }
-    Ok(prints)
+    Ok(bytes.chunks_exact(Fingerprint::BYTES).filter_map(Fingerprint::from_bytes).collect())
 }

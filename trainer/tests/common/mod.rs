@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use graft_crds::Architecture;
 use graft_crds::architectures::Padding;
 use graft_crds::contract::{TerminationSummary, TrainerConfig};
+use graft_crds::names::GANG_TOKEN;
 use graft_torch::tch::Device;
 use graft_trainer::event::Event;
 use graft_trainer::{models, weights};
@@ -69,7 +70,7 @@ impl Site {
         std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
         let mut command = Command::new(TRAINER);
         command.arg("agent").arg("--config").arg(&file).arg("--termination-log").arg(&termination);
-        command.env("JOB_COMPLETION_INDEX", index.to_string()).env("GRAFT_GANG_TOKEN", token);
+        command.env("JOB_COMPLETION_INDEX", index.to_string()).env(GANG_TOKEN, token);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Agent { child, lines, termination }

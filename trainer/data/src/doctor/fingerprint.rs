@@ -5,7 +5,7 @@ use graft_crds::spec::Interpolation;
 use image::{DynamicImage, RgbImage};
 use sha2::{Digest, Sha256};
 
-use crate::decode::{DecodeError, FORMATS, Limits, Picture, decode_picture};
+use crate::decode::{DecodeError, FORMATS, Limits, OTHER, Picture, decode_picture};
 use crate::loader::FileDigest;
 use crate::resample::resample;
 
@@ -87,7 +87,7 @@ impl Fingerprint {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let facts = &self.facts;
-        let format = FORMATS.iter().position(|f| *f == facts.format).unwrap_or_default();
+        let format = FORMATS.iter().position(|(_, name)| *name == facts.format).unwrap_or(FORMATS.len());
         let mut out = [&self.file[..], &self.pixels, &self.grey].concat();
         out.extend(facts.width.to_le_bytes());
         out.extend(facts.height.to_le_bytes());
@@ -113,7 +113,7 @@ impl Fingerprint {
             height: u32::from_le_bytes(*height),
             bits: u16::from_le_bytes(*bits),
             channels: *channels,
-            format: FORMATS.get(usize::from(*format))?,
+            format: FORMATS.iter().map(|(_, name)| *name).chain([OTHER]).nth(usize::from(*format))?,
             border: levels.try_into().ok()?,
         };
         Some(Self { file: *file, pixels: *pixels, grey: grey.to_vec(), facts })

@@ -9,21 +9,16 @@ mod near;
 mod report;
 mod shortcut;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap};
 
 pub use fingerprint::Fingerprint;
 pub use report::{ClassCount, Member, Pair, PairCounts, Patients, Report};
 pub use shortcut::{Feature, Shortcut};
 
 use crate::dataset::{Dataset, Sample, Split};
-use crate::decode::{DecodeError, Limits};
+use crate::decode::{Limits, guarded, read_file};
 use crate::doctor::near::{Near, near_duplicates};
-use crate::loader::lock;
+use crate::parallel;
 
 /// Reads every image of `dataset` with `threads` threads and judges the data. Images that cannot be decoded are counted
 /// and left out: [`crate::Loader::check`] names them.
@@ -46,30 +41,10 @@ pub fn judge(dataset: &Dataset, prints: &[Option<Fingerprint>], threads: usize) 
 }
 
 fn fingerprints(samples: &[Sample], limits: Limits, threads: usize) -> Vec<Option<Fingerprint>> {
-    let next = AtomicUsize::new(0);
-    let found: Mutex<BTreeMap<usize, Option<Fingerprint>>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(sample) = samples.get(index) else { break };
-                    // Decoders may panic on hostile files; what they say is the loader's to report.
-                    let print = catch_unwind(AssertUnwindSafe(|| read(&sample.path, limits))).ok().and_then(Result::ok);
-                    lock(&found).insert(index, print);
-                }
-            });
-        }
-    });
-    found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect()
-}
-
-fn read(path: &Path, limits: Limits) -> Result<Fingerprint, DecodeError> {
-    let bytes = fs::metadata(path)?.len();
-    if bytes > limits.file {
-        return Err(DecodeError::FileTooLarge { bytes, limit: limits.file });
-    }
-    Fingerprint::of(&fs::read(path)?, limits)
+    parallel::map(samples.len(), threads, |index| {
+        // What the decoders say of hostile files is the loader's to report.
+        guarded(|| Fingerprint::of(&read_file(&samples[index].path, limits)?, limits)).ok()
+    })
 }
 
 /// Counts and pairs from what is known about each image; `near` has indices into `kept`.

@@ -9,10 +9,9 @@
 //! The eight turns and mirror images need no second transform: they change signs of frequencies and swap u and v.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::doctor::fingerprint::SIDE;
+use crate::parallel;
 
 /// Frequencies per direction.
 const WAVES: usize = 8;
@@ -200,23 +199,7 @@ pub(crate) fn near_duplicates(greys: &[&[u8]], threads: usize) -> Vec<Near> {
     let medians = medians(&spectra);
     let hashes: Vec<u64> = spectra.iter().map(|spectrum| hash(spectrum, &medians)).collect();
     let bands: Vec<Band> = (0..BANDS).map(|number| Band::of(&hashes, number)).collect();
-    let next = AtomicUsize::new(0);
-    let found: Mutex<BTreeMap<usize, Vec<Neighbour>>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                let mut own = BTreeMap::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(grey) = greys.get(index) else { break };
-                    let candidates = candidates(index, &spectra[index], &medians, &bands);
-                    own.insert(index, compare(grey, candidates, greys));
-                }
-                crate::loader::lock(&found).append(&mut own);
-            });
-        }
-    });
-    let neighbours: Vec<Vec<Neighbour>> = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
+    let neighbours = parallel::map(greys.len(), threads, |index| compare(greys[index], candidates(index, &spectra[index], &medians, &bands), greys));
     that_stand_out(&neighbours)
 }
 

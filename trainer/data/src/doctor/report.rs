@@ -1,6 +1,7 @@
 //! What the doctor found, as data: counts, the pairs that matter, and one line for a log. Patients appear under their
 //! pseudonyms only.
 
+use graft_crds::spec::Duplicates;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Split;
@@ -176,6 +177,17 @@ impl Report {
             harmful.label_conflicts,
             if shortcuts.is_empty() { "none".into() } else { shortcuts.join(", ") },
         )
+    }
+
+    /// What `spec.data.duplicates` says of pictures in two splits and pictures with two labels.
+    ///
+    /// # Errors
+    /// As [`Report::refuse_duplicates`].
+    pub fn obey(&self, policy: Duplicates) -> Result<(), DataError> {
+        match policy {
+            Duplicates::Refuse => self.refuse_duplicates(),
+            Duplicates::Record => Ok(()),
+        }
     }
 
     /// Refuses pictures in two splits and pictures with two labels.
