@@ -53,7 +53,7 @@ struct Group {
     parameters: Vec<Tensor>,
     /// First moments of Adam and LAMB, momentum of SGD.
     first: Vec<Tensor>,
-    /// Second moments of Adam and LAMB; none for SGD.
+    /// Second moments of Adam and LAMB.
     second: Vec<Tensor>,
     /// Steps done, a float scalar per parameter.
     steps: Vec<Tensor>,
@@ -84,9 +84,7 @@ impl Optimizer {
             let group = &mut groups[at];
             group.names.push(name);
             group.first.push(tensor.detach().f_zeros_like()?);
-            if settings.name != OptimizerName::Sgd {
-                group.second.push(tensor.detach().f_zeros_like()?);
-            }
+            group.second.push(tensor.detach().f_zeros_like()?);
             group.steps.push(Tensor::f_zeros([] as [i64; 0], (Kind::Float, tensor.device()))?);
             group.parameters.push(tensor);
         }
