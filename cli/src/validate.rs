@@ -1,10 +1,13 @@
 //! `graft validate`: everything that can be known before training. Labels, splits, patients, every image, and whether the
-//! weights and the names of unfrozen layers fit the architecture; nothing is written.
+//! weights and the names of unfrozen layers fit the architecture; nothing is written, but weights from the network are kept in the user's
+//! cache folder.
+
+use std::path::PathBuf;
 
 use graft_crds::TransferJobSpec;
 use graft_crds::contract::{ExitReason, TrainerFailure};
 use graft_data::doctor;
-use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Split, local_path};
+use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, Split};
 use graft_torch::tch::Device;
 use graft_trainer::event::Failure;
 use graft_trainer::models;
@@ -34,7 +37,7 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     print_counts(&dataset);
     let geometry = Geometry::resolve(spec.backbone.architecture, spec.backbone.preprocessing.as_ref()).map_err(|e| data_failure(&e))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(0));
+    let loader = Loader::new(dataset.samples.clone(), geometry, Reading::of(&spec.data), threads, DecodeCache::new(0));
     let prints = loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
     println!("{} images decode", prints.len());
     let prints: Vec<_> = prints.into_iter().map(Some).collect();
@@ -55,12 +58,20 @@ fn print_counts(dataset: &Dataset) {
     println!("{:<width$} {:>10} {:>10} {:>10}", "all", counts[0], counts[1], counts[2]);
 }
 
+/// Where downloaded weights stay: the user's cache folder.
+fn cache() -> PathBuf {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache"))).unwrap_or_else(std::env::temp_dir);
+    caches.join("graft/weights")
+}
+
 fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFailure> {
     let (architecture, source) = (spec.backbone.architecture, &spec.backbone.weights);
     let failed = |failure: Failure| failure.of_rank(None);
     let classes = i64::try_from(classes).unwrap_or(i64::MAX);
     let mut model = models::build(architecture, classes, padding(&spec.backbone), Device::Cpu, 0).map_err(|e| failed(e.into()))?;
-    let loaded = weights::load(local_path(&source.uri), source.sha256.as_deref()).map_err(|e| failed(e.into()))?;
+    let path = weights::locate(&source.uri, source.sha256.as_deref(), &cache(), |line| println!("{line}")).map_err(|e| failed(e.into()))?;
+    let loaded = weights::load(&path, source.sha256.as_deref()).map_err(|e| failed(e.into()))?;
     let report = weights::apply(&mut model, &loaded, HeadPolicy::Drop).map_err(|e| failed(e.into()))?;
     println!(
         "{} of the weights' tensors fit {}, {} are left out",

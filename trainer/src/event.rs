@@ -141,6 +141,8 @@ impl From<crate::weights::WeightsError> for Failure {
         let text = format!("spec.backbone.weights: {error}");
         match error {
             WeightsError::Io { .. } => Self::user("WeightsNotFound", format!("{text}; check uri and the volume that holds it")),
+            WeightsError::Unreachable { permanent: true, .. } => Self::user("WeightsNotFound", text),
+            WeightsError::Unreachable { permanent: false, .. } => Self::new(ExitReason::CheckpointError, "WeightsUnreachable", text),
             WeightsError::Digest { .. } => Self::user("WeightsDigestMismatch", text),
             WeightsError::Format { .. } => Self::user("WeightsUnreadable", format!("{text}; copy the file again")),
             WeightsError::Fit { .. } => Self::user("WeightsDoNotFit", format!("{text}; check spec.backbone.architecture")),

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use graft_crds::Architecture;
 use graft_crds::architectures::Padding;
 use graft_crds::contract::{ExitReason, OutputRef};
-use graft_data::{DecodeCache, Geometry, Limits, Loader, Split};
+use graft_crds::spec::Window;
+use graft_data::{DecodeCache, Geometry, Loader, Reading, Split, locate};
 use graft_torch::tch::{Device, Kind, Tensor, no_grad};
 use graft_trainer_core::artefact::sha256_hex;
 use graft_trainer_core::checkpoint::FileEntry;
@@ -43,6 +44,9 @@ pub struct Description {
     pub positive_class: String,
     /// Size and shape of the input.
     pub input: Geometry,
+    /// Grey windows of DICOM and NIfTI files; none when each file's own was taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
     /// Scale of the input.
     pub normalisation: Normaliser,
     /// Padding of strided convolutions.
@@ -151,6 +155,7 @@ fn description(rank: &Rank, recipe: &Recipe, positive_class: String, frozen_tens
         classes: recipe.dataset.classes.clone(),
         positive_class,
         input: recipe.geometry,
+        windows: data.windows.clone(),
         normalisation: recipe.normaliser.clone(),
         padding: recipe.padding,
         feature_width: recipe.model.feature_width(),
@@ -203,7 +208,8 @@ impl Trained {
     /// An image that cannot be decoded.
     pub fn predict(&self, images: Vec<graft_data::Sample>) -> Result<Vec<Vec<f64>>, Failure> {
         let n = images.len();
-        let mut loader = Loader::new(images, self.description.input, Limits::default(), 1, DecodeCache::new(0));
+        let reading = Reading { windows: self.description.windows.clone(), ..Reading::default() };
+        let mut loader = Loader::new(images, self.description.input, reading, 1, DecodeCache::new(0));
         let mut rows = Vec::with_capacity(n);
         let all: Vec<usize> = (0..n).collect();
         for chunk in all.chunks(32) {
@@ -243,7 +249,8 @@ pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verifie
         let row: Result<Vec<f64>, _> = record.iter().skip(3).map(str::parse).collect();
         stored.push(row.map_err(|e| unreadable(&e))?);
         let place = key.clone();
-        samples.push(graft_data::Sample { path: root.join(&key), key, label: 0, patient: None, row: None, place, split: Split::Test });
+        let (path, slice) = locate(&root, &key);
+        samples.push(graft_data::Sample { path, slice, key, label: 0, patient: None, row: None, place, split: Split::Test });
     }
     let fresh = trained.predict(samples)?;
     let pairs = fresh.iter().flatten().zip(stored.iter().flatten());

@@ -34,12 +34,17 @@ pub fn environment() -> Result<PathBuf> {
 pub fn goldens() -> Result<()> {
     let python = environment()?;
     let folder = machine::workspace().join("tests/reference");
-    let mut script = Command::new(python);
+    let mut script = Command::new(&python);
     script.arg(folder.join("reference.py")).args(MADE);
     if let Some(data) = machine::real_data() {
         script.arg("real").arg(data.join("weights"));
     }
     run::step("run tests/reference/reference.py", || run::through(&mut script))?;
+    if let Some(data) = machine::real_data() {
+        let mut script = Command::new(python);
+        script.arg(folder.join("medical.py")).arg(data);
+        run::step("run tests/reference/medical.py", || run::through(&mut script))?;
+    }
     eprintln!("── {}: `git diff --stat` shows what changed", folder.display());
     Ok(())
 }

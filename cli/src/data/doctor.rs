@@ -6,7 +6,7 @@ use graft_crds::TransferJobSpec;
 use graft_crds::contract::TrainerFailure;
 use graft_crds::spec::{Data, Task};
 use graft_data::doctor::{self, Report};
-use graft_data::{Dataset, Limits, inspect};
+use graft_data::{Dataset, Reading, inspect};
 use serde_json::Value;
 
 use super::{Form, data_failure, here, json};
@@ -22,7 +22,7 @@ pub fn run(what: &str, mounts: &[Mount], form: Form) -> Result<(), TrainerFailur
     let (data, task, seed) = if path.is_file() { of_job(&path, mounts)? } else { of_folder(&path)? };
     let dataset = Dataset::load(&data, &task, seed).map_err(|error| data_failure(&error))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let report = doctor::examine(&dataset, Limits::default(), threads);
+    let report = doctor::examine(&dataset, &Reading::of(&data), threads);
     match form {
         Form::Json => json(&report),
         Form::Text => {

@@ -13,7 +13,9 @@ use crate::decimal::Decimal;
     validation = ("has(self.test) || has(self.columns.split)", "spec.data.test is missing: name a test set, or spec.data.columns.split if the manifest has a split column"),
     validation = ("!has(self.columns.split) || has(self.train.manifest)", "spec.data.columns.split needs spec.data.train.manifest: class folders have no columns"),
     validation = ("!(has(self.columns.split) && (has(self.test) || has(self.validation.uri)))", "spec.data.columns.split takes test and validation from the training manifest; remove spec.data.test and spec.data.validation.uri, or the split column"),
-    validation = ("!(has(self.validation.fraction) && has(self.validation.uri))", "spec.data.validation takes either fraction or uri, not both")
+    validation = ("!(has(self.validation.fraction) && has(self.validation.uri))", "spec.data.validation takes either fraction or uri, not both"),
+    validation = ("!(has(self.columns.patient) && has(self.patientFrom))", "spec.data.columns.patient already says whose image it is; remove it, or spec.data.patientFrom"),
+    validation = ("!has(self.windows) || self.windows.size() != 2", "spec.data.windows takes one window, or three for the three channels")
 )]
 pub struct Data {
     /// Training data; with `columns.split`, the manifest of all splits.
@@ -27,12 +29,46 @@ pub struct Data {
     /// Names of the manifest's columns.
     #[serde(default)]
     pub columns: DataColumns,
+    /// Where a patient's id comes from if no column of a manifest names it: `folder`, `patientId` or `file`. Default: DICOM files
+    /// that name a patient are asked, and every other file is a patient of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patient_from: Option<PatientFrom>,
     /// The values of the split column.
     #[serde(default)]
     pub splits: DataSplits,
     /// What happens when the same picture is in two splits, or under two labels. Default: record.
     #[serde(default)]
     pub duplicates: Duplicates,
+    /// Grey windows for DICOM and NIfTI files: one, or three that become the red, green and blue channel. Default: the window that a
+    /// DICOM file names, else its full range; for NIfTI the volume's range without half a percent at each end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub windows: Vec<Window>,
+}
+
+/// Where a patient's id comes from.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PatientFrom {
+    /// The name of the folder that holds the file.
+    Folder,
+    /// The DICOM file's PatientID (0010,0020).
+    PatientId,
+    /// Every file is a patient of its own.
+    File,
+}
+
+/// A grey window as in radiology: values from center − width / 2 to center + width / 2 become black to white. For CT in
+/// Hounsfield units (lung: center -600, width 1500), for other images in the unit of their files.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Window {
+    /// The value in the middle.
+    #[schemars(range(min = -65_536, max = 65_536))]
+    pub center: i32,
+    /// From black to white.
+    #[schemars(range(min = 1, max = 131_072))]
+    pub width: i32,
 }
 
 /// What happens when the same picture is in two splits, or under two labels.

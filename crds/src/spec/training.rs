@@ -24,11 +24,18 @@ pub struct Backbone {
 /// Pretrained weights.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "self.uri.startsWith('file:///') || has(self.sha256)",
+    "spec.backbone.weights.sha256 is missing: weights from the network need the digest of the file that is meant"
+))]
 pub struct Weights {
-    /// A `.safetensors` file or a PyTorch state dict (`.pth`, `.pt`), as `file:///absolute/path`. A state dict is read without executing anything in it.
-    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^file:///.+$"))]
+    /// A `.safetensors` file or a PyTorch state dict (`.pth`, `.pt`), as `file:///absolute/path`, `https://host/path` or
+    /// `hf://ORG/REPO@REVISION/FILE`. A state dict is read without executing anything in it. What comes from the network is kept in
+    /// `.graft/weights` of the output; a token for the hub is taken from the variable HF_TOKEN of `env`.
+    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^(file:///.+|https://.+|hf://[^/@]+/[^/@]+@[^/@]+/.+)$"))]
     pub uri: String,
-    /// SHA-256 of the file in hexadecimal; another file is refused. Default: not checked, but recorded in the model's description.
+    /// SHA-256 of the file in hexadecimal; another file is refused. Default: not checked, but recorded in the model's description; needed for
+    /// weights from the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,

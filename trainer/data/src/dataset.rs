@@ -9,6 +9,7 @@ use graft_crds::spec::{Data, DataSet, Task};
 
 use crate::error::{DataError, Finding, Reason, nearest, pseudonym};
 use crate::holdout::hold_out;
+use crate::patients;
 use crate::source::{self, Record};
 
 /// The share of training patients held out where nothing else is said.
@@ -45,11 +46,13 @@ impl Split {
 pub struct Sample {
     /// The image file.
     pub path: PathBuf,
+    /// Which of the file's frames or slices, from 0; none where it holds one picture.
+    pub slice: Option<u32>,
     /// The image as the user names it: relative to its set's folder.
     pub key: String,
     /// Index of its class in [`Dataset::classes`].
     pub label: usize,
-    /// The patient's id, as it is in the manifest; never to be shown, see [`Sample::patient_pseudonym`].
+    /// The patient's id, as it is in the manifest, the folder's name or the DICOM file; never to be shown, see [`Sample::patient_pseudonym`].
     pub patient: Option<String>,
     /// Line in the manifest, from 1; none in class folders.
     pub row: Option<u64>,
@@ -80,7 +83,7 @@ pub struct Dataset {
 
 impl Dataset {
     /// Reads and checks what `data` names. `seed` decides which patients are held out when validation is a fraction.
-    /// Images are seen to exist but not opened; [`crate::Loader::check`] decodes them. A split column whose validation
+    /// Images are seen to exist but not decoded; [`crate::Loader::check`] decodes them. A split column whose validation
     /// value is the default `val` also takes `valid` and `validation`.
     ///
     /// # Errors
@@ -88,10 +91,11 @@ impl Dataset {
     pub fn load(data: &Data, task: &Task, seed: u64) -> Result<Self, DataError> {
         let mut findings = Vec::new();
         let mut sets = read_sets(data, &mut findings);
+        patients::identify(data, &mut sets, &mut findings);
         DataError::check(std::mem::take(&mut findings))?;
         let classes = resolve_classes(task, &sets, &mut findings);
         hold_out_validation(data, &mut sets, &classes, seed, &mut findings);
-        check_patients(&sets, &mut findings);
+        check_patients(data, &sets, &mut findings);
         check_inputs(&sets, &mut findings);
         check_labels(&sets, &classes, &mut findings);
         for split in Split::ALL {
@@ -106,7 +110,7 @@ impl Dataset {
             records.into_iter().filter_map(move |record| {
                 let label = classes.iter().position(|class| *class == record.label)?;
                 let place = record.place();
-                Some(Sample { path: record.path, key: record.key, label, patient: record.patient, row: record.place.row, place, split })
+                Some(Sample { path: record.path, slice: record.slice, key: record.key, label, patient: record.patient, row: record.place.row, place, split })
             })
         });
         let samples = samples.collect();
@@ -139,7 +143,7 @@ impl Dataset {
     }
 }
 
-type Sets = [Vec<Record>; 3];
+pub(crate) type Sets = [Vec<Record>; 3];
 
 fn read_sets(data: &Data, findings: &mut Vec<Finding>) -> Sets {
     if data.columns.split.is_some() {
@@ -284,14 +288,14 @@ fn empty_split(split: Split, data: &Data) -> Finding {
     Finding::new(Reason::EmptySplit, what, vec![], remedy)
 }
 
-fn check_patients(sets: &Sets, findings: &mut Vec<Finding>) {
+fn check_patients(data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
     let places = across_splits(sets, |record| record.patient.clone())
         .into_iter()
         .map(|(patient, seen)| format!("{} ({})", pseudonym(&patient), seen))
         .collect::<Vec<_>>();
     if !places.is_empty() {
         let what = format!("{} patients are in two splits, so the result would look better than it is", places.len());
-        findings.push(Finding::new(Reason::PatientInTwoSplits, what, places, "move all rows of a patient to one split"));
+        findings.push(Finding::new(Reason::PatientInTwoSplits, what, places, patients::remedy(data)));
     }
 }
 

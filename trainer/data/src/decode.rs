@@ -7,11 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use graft_crds::Architecture;
-use graft_crds::spec::{Fit, Interpolation, Preprocessing};
+use graft_crds::spec::{Data, Fit, Interpolation, Preprocessing, Window};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
+use crate::{dicom, nifti};
 use crate::resample::resample;
 
 /// How large an image may be.
@@ -31,6 +32,34 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Refuses an image that is too large.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub(crate) fn check(self, width: u32, height: u32) -> Result<(), DecodeError> {
+        let fits = width <= self.side && height <= self.side && u64::from(width) * u64::from(height) <= self.pixels;
+        if fits { Ok(()) } else { Err(DecodeError::TooLarge { width, height, limits: self }) }
+    }
+}
+
+/// How files are read, besides the geometry of the network's input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// How large an image may be.
+    pub limits: Limits,
+    /// Grey windows of DICOM and NIfTI: none, one, or three that become the channels; see [`Data::windows`].
+    pub windows: Vec<Window>,
+}
+
+impl Reading {
+    /// As a job's data says, within the default limits.
+    #[must_use]
+    pub fn of(data: &Data) -> Self {
+        Self { limits: Limits::default(), windows: data.windows.clone() }
+    }
+}
+
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -38,8 +67,32 @@ pub enum DecodeError {
     #[error("cannot be read: {0}")]
     Read(#[from] std::io::Error),
     /// The bytes are no image of a known format.
-    #[error("is no PNG, JPEG, BMP, TIFF or WebP")]
+    #[error("is no PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI")]
     UnknownFormat,
+    /// The file is DICOM, and there is something wrong with it.
+    #[error("the DICOM file {0}")]
+    Dicom(String),
+    /// The file is NIfTI, and there is something wrong with it.
+    #[error("the NIfTI file {0}")]
+    Nifti(String),
+    /// The file holds several pictures and none was chosen.
+    #[error("holds {count} {what}: choose one, as FILE#0 for the first, in a manifest")]
+    WhichSlice {
+        /// How many there are.
+        count: u32,
+        /// What they are.
+        what: &'static str,
+    },
+    /// The chosen picture is not in the file.
+    #[error("holds {count} {what}, counted from 0, and #{wanted} is asked for")]
+    NoSuchSlice {
+        /// How many there are.
+        count: u32,
+        /// What they are.
+        what: &'static str,
+        /// Which one is asked for.
+        wanted: u32,
+    },
     /// The decoder refused it.
     #[error("{0}")]
     Decode(#[from] image::ImageError),
@@ -70,6 +123,21 @@ pub enum DecodeError {
     /// The decoder crashed on it.
     #[error("crashed the decoder")]
     Crashed,
+}
+
+impl DecodeError {
+    /// The index of the picture that is meant, in a file that holds `count` of them.
+    ///
+    /// # Errors
+    /// `WhichSlice` when there are several and none is chosen; `NoSuchSlice` when the chosen one is not there.
+    pub(crate) fn choose(wanted: Option<u32>, count: u32, what: &'static str) -> Result<u32, Self> {
+        match wanted {
+            None if count == 1 => Ok(0),
+            None => Err(Self::WhichSlice { count, what }),
+            Some(wanted) if wanted < count => Ok(wanted),
+            Some(wanted) => Err(Self::NoSuchSlice { count, what, wanted }),
+        }
+    }
 }
 
 /// The size and shape of the network's input; what is left of preprocessing before bytes become numbers.
@@ -134,11 +202,13 @@ impl Geometry {
 
 /// Decodes an image to RGB: grey is repeated, alpha is dropped without blending, 16 bits are scaled from their full
 /// range to 8, and the orientation tag is ignored, as torchvision's readers do (but Pillow cuts 16-bit grey off at 255).
+/// Grey values of DICOM and NIfTI pass through the windows of `reading`, else through the file's own, else from the lowest to
+/// the highest. `slice` chooses one of a file's frames or slices, from 0.
 ///
 /// # Errors
 /// Anything but a whole image within the limits.
-pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, DecodeError> {
-    Ok(decode_picture(bytes, limits)?.image.into_rgb8())
+pub fn decode(bytes: &[u8], slice: Option<u32>, reading: &Reading) -> Result<RgbImage, DecodeError> {
+    Ok(decode_picture(bytes, slice, reading)?.image.into_rgb8())
 }
 
 /// The bytes of an image file.
@@ -161,25 +231,47 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Resul
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DecodeError::Crashed))
 }
 
-/// The formats and their names.
-pub(crate) const FORMATS: [(ImageFormat, &str); 5] =
-    [(ImageFormat::Png, "PNG"), (ImageFormat::Jpeg, "JPEG"), (ImageFormat::Bmp, "BMP"), (ImageFormat::Tiff, "TIFF"), (ImageFormat::WebP, "WebP")];
+/// The names of the formats.
+pub(crate) const FORMATS: [&str; 7] = ["PNG", "JPEG", "BMP", "TIFF", "WebP", "DICOM", "NIfTI"];
 /// The name of every other format.
 pub(crate) const OTHER: &str = "other";
 
+fn name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Tiff => "TIFF",
+        ImageFormat::WebP => "WebP",
+        _ => OTHER,
+    }
+}
+
 /// An image as its file stores it.
 pub(crate) struct Picture {
-    /// Pixels in the file's own kind; a palette is resolved.
+    /// Pixels in the file's own kind, or those of a window; a palette is resolved.
     pub(crate) image: DynamicImage,
     /// Name of the format, by the file's content.
     pub(crate) format: &'static str,
+    /// Bits per channel as stored.
+    pub(crate) bits: u16,
+    /// Channels as stored: 1 is grey.
+    pub(crate) channels: u8,
 }
 
-/// Decodes an image without converting its pixels.
+/// Decodes an image without converting its pixels to RGB.
 ///
 /// # Errors
 /// Anything but a whole image within the limits.
-pub(crate) fn decode_picture(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
+pub(crate) fn decode_picture(bytes: &[u8], slice: Option<u32>, reading: &Reading) -> Result<Picture, DecodeError> {
+    if dicom::recognised(bytes) {
+        return dicom::frame(bytes, slice, reading);
+    }
+    if nifti::recognised(bytes) {
+        return nifti::slice(bytes, slice, reading);
+    }
+    DecodeError::choose(slice, 1, "picture")?;
+    let limits = reading.limits;
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let format = reader.format().ok_or(DecodeError::UnknownFormat)?;
     let mut allocation = image::Limits::default();
@@ -187,14 +279,14 @@ pub(crate) fn decode_picture(bytes: &[u8], limits: Limits) -> Result<Picture, De
     reader.limits(allocation);
     let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
-    if width > limits.side || height > limits.side || u64::from(width) * u64::from(height) > limits.pixels {
-        return Err(DecodeError::TooLarge { width, height, limits });
-    }
+    limits.check(width, height)?;
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(DecodeError::Truncated);
     }
-    let name = FORMATS.iter().find(|(known, _)| *known == format).map_or(OTHER, |(_, name)| name);
-    Ok(Picture { image: DynamicImage::from_decoder(decoder)?, format: name })
+    let image = DynamicImage::from_decoder(decoder)?;
+    let channels = image.color().channel_count();
+    let bits = image.color().bits_per_pixel() / u16::from(channels.max(1));
+    Ok(Picture { image, format: name(format), bits, channels })
 }
 
 /// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.
@@ -271,10 +363,10 @@ mod tests {
     #[test]
     fn sixteen_bits_are_scaled_grey_is_repeated_and_alpha_dropped() {
         let grey: ImageBuffer<Luma<u16>, Vec<u16>> = ImageBuffer::from_fn(3, 1, |x, _| Luma([[0, 32_896, 65_535][x as usize]]));
-        let rgb = decode(&png(&DynamicImage::ImageLuma16(grey)), Limits::default()).unwrap();
+        let rgb = decode(&png(&DynamicImage::ImageLuma16(grey)), None, &Reading::default()).unwrap();
         assert_eq!(rgb.into_raw(), [0, 0, 0, 128, 128, 128, 255, 255, 255]);
         let clear = ImageBuffer::from_pixel(1, 1, Rgba([10u8, 20, 30, 0]));
-        assert_eq!(decode(&png(&DynamicImage::ImageRgba8(clear)), Limits::default()).unwrap().into_raw(), [10, 20, 30]);
+        assert_eq!(decode(&png(&DynamicImage::ImageRgba8(clear)), None, &Reading::default()).unwrap().into_raw(), [10, 20, 30]);
     }
 
     #[test]
@@ -283,9 +375,9 @@ mod tests {
         for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
             let mut bytes = Cursor::new(Vec::new());
             image.write_to(&mut bytes, format).unwrap();
-            assert_eq!(decode(&bytes.into_inner(), Limits::default()).unwrap(), image.to_rgb8(), "{format:?}");
+            assert_eq!(decode(&bytes.into_inner(), None, &Reading::default()).unwrap(), image.to_rgb8(), "{format:?}");
         }
-        let decoded = decode(&jpeg(), Limits::default()).unwrap();
+        let decoded = decode(&jpeg(), None, &Reading::default()).unwrap();
         assert!((i32::from(decoded.get_pixel(40, 20)[0]) - 160).abs() <= 4);
     }
 
@@ -293,12 +385,12 @@ mod tests {
     fn a_file_cut_off_anywhere_is_refused() {
         let grey = DynamicImage::ImageLuma8(ImageBuffer::from_fn(40, 40, |x, y| Luma([(x * y % 251) as u8])));
         for whole in [jpeg(), png(&grey)] {
-            assert!(decode(&whole, Limits::default()).is_ok());
+            assert!(decode(&whole, None, &Reading::default()).is_ok());
             for keep in [0, 3, 30, whole.len() / 2, whole.len() * 9 / 10] {
-                assert!(decode(&whole[..keep], Limits::default()).is_err(), "{keep} of {} bytes decoded", whole.len());
+                assert!(decode(&whole[..keep], None, &Reading::default()).is_err(), "{keep} of {} bytes decoded", whole.len());
             }
         }
-        let error = decode(b"<html>not found</html>", Limits::default()).unwrap_err();
+        let error = decode(b"<html>not found</html>", None, &Reading::default()).unwrap_err();
         assert!(matches!(error, DecodeError::UnknownFormat));
     }
 
@@ -326,9 +418,9 @@ mod tests {
         let huge = 1_000_000u32.to_be_bytes();
         bytes[16..20].copy_from_slice(&huge);
         bytes[20..24].copy_from_slice(&huge);
-        assert!(decode(&bytes, Limits::default()).is_err());
-        let small = Limits { side: 3, ..Limits::default() };
-        assert!(matches!(decode(&png(&DynamicImage::new_luma8(4, 2)), small), Err(DecodeError::TooLarge { width: 4, height: 2, .. })));
+        assert!(decode(&bytes, None, &Reading::default()).is_err());
+        let small = Reading { limits: Limits { side: 3, ..Limits::default() }, windows: vec![] };
+        assert!(matches!(decode(&png(&DynamicImage::new_luma8(4, 2)), None, &small), Err(DecodeError::TooLarge { width: 4, height: 2, .. })));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
-use crate::source::{EXTENSIONS, list};
+use crate::source::{EXTENSIONS, is_image, list};
 
 /// Names under which the splits appear as folders.
 const SPLITS: [(&str, &[&str]); 3] =
@@ -122,10 +122,6 @@ fn unreadable(path: &Path, error: impl std::fmt::Display) -> DataError {
         vec![],
         "check the file and its permissions",
     ))
-}
-
-fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_lowercase().as_str()))
 }
 
 fn images_below(folder: &Path, depth: usize) -> usize {

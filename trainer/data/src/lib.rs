@@ -4,18 +4,22 @@
 
 mod dataset;
 mod decode;
+mod dicom;
 pub mod doctor;
 mod error;
+mod grey;
 mod holdout;
 pub mod inspect;
 mod loader;
+mod nifti;
 mod parallel;
+mod patients;
 pub mod phantom;
 mod resample;
 mod source;
 
 pub use dataset::{Dataset, Sample, Split};
-pub use decode::{DecodeError, Geometry, Limits, decode, fit};
+pub use decode::{DecodeError, Geometry, Limits, Reading, decode, fit};
 pub use error::{DataError, Finding, Reason, nearest, pseudonym};
 pub use loader::{DecodeCache, FileDigest, Loader, data_digest};
-pub use source::{EXTENSIONS, local_path};
+pub use source::{EXTENSIONS, local_path, locate};

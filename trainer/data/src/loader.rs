@@ -12,7 +12,7 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::{Dataset, Sample};
-use crate::decode::{DecodeError, Geometry, Limits, decode, decode_picture, fit, guarded, read_file};
+use crate::decode::{DecodeError, Geometry, Reading, decode, decode_picture, fit, guarded, read_file};
 use crate::doctor::Fingerprint;
 use crate::error::{DataError, Finding, Reason};
 use crate::parallel;
@@ -64,7 +64,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Shared {
     samples: Vec<Sample>,
     geometry: Geometry,
-    limits: Limits,
+    reading: Reading,
     cache: DecodeCache,
     /// Images asked for: `None` while a worker is at it.
     slots: Mutex<HashMap<usize, Option<Result<Pixels, String>>>>,
@@ -74,15 +74,18 @@ struct Shared {
 impl Shared {
     /// Reads and decodes one image, and offers it to the cache.
     fn load(&self, index: usize) -> Result<Pixels, String> {
-        let pixels = guarded(|| self.fitted(index, decode(&read_file(&self.samples[index].path, self.limits)?, self.limits)?));
+        let sample = &self.samples[index];
+        let read = || read_file(&sample.path, self.reading.limits);
+        let pixels = guarded(|| self.fitted(index, decode(&read()?, sample.slice, &self.reading)?));
         pixels.map_err(|error| error.to_string())
     }
 
     /// As [`Shared::load`], and measures the image.
     fn examine(&self, index: usize) -> Result<Fingerprint, String> {
         let print = guarded(|| {
-            let bytes = read_file(&self.samples[index].path, self.limits)?;
-            let (print, image) = Fingerprint::measure(&bytes, decode_picture(&bytes, self.limits)?)?;
+            let sample = &self.samples[index];
+            let bytes = read_file(&sample.path, self.reading.limits)?;
+            let (print, image) = Fingerprint::measure(&bytes, decode_picture(&bytes, sample.slice, &self.reading)?)?;
             self.fitted(index, image)?;
             Ok(print)
         });
@@ -90,7 +93,7 @@ impl Shared {
     }
 
     fn fitted(&self, index: usize, image: RgbImage) -> Result<Pixels, DecodeError> {
-        let pixels: Pixels = fit(image, &self.geometry, self.limits)?.into();
+        let pixels: Pixels = fit(image, &self.geometry, self.reading.limits)?.into();
         self.cache.put(index, &pixels);
         Ok(pixels)
     }
@@ -116,8 +119,8 @@ pub struct Loader {
 impl Loader {
     /// A loader over `samples` with `threads` decoding threads, at least one.
     #[must_use]
-    pub fn new(samples: Vec<Sample>, geometry: Geometry, limits: Limits, threads: usize, cache: DecodeCache) -> Self {
-        let shared = Arc::new(Shared { samples, geometry, limits, cache, slots: Mutex::default(), ready: Condvar::new() });
+    pub fn new(samples: Vec<Sample>, geometry: Geometry, reading: Reading, threads: usize, cache: DecodeCache) -> Self {
+        let shared = Arc::new(Shared { samples, geometry, reading, cache, slots: Mutex::default(), ready: Condvar::new() });
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let workers =

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use graft_crds::spec::{DataColumns, DataSet};
 
 use crate::error::{Finding, Reason, nearest};
+use crate::{dicom, nifti};
 
 /// Extensions of image files in class folders, in lower case.
-pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"];
+pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "dcm", "dicom", "nii", "nii.gz"];
 
 /// Class folders deeper than this are taken for a loop of links.
 const DEPTH_LIMIT: usize = 16;
@@ -29,6 +31,8 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) path: PathBuf,
+    /// One of the file's frames or slices, from 0.
+    pub(crate) slice: Option<u32>,
     pub(crate) key: String,
     pub(crate) label: String,
     pub(crate) patient: Option<String>,
@@ -50,6 +54,33 @@ impl Record {
 #[must_use]
 pub fn local_path(uri: &str) -> &Path {
     Path::new(uri.strip_prefix("file://").unwrap_or(uri))
+}
+
+/// The file that `key` names in the folder `root`, and which of its frames or slices: `scan.nii.gz#40` is slice 40, unless there
+/// is a file of that very name.
+#[must_use]
+pub fn locate(root: &Path, key: &str) -> (PathBuf, Option<u32>) {
+    let whole = root.join(key);
+    match key.rsplit_once('#').and_then(|(file, slice)| Some((file, slice.parse().ok()?))) {
+        Some((file, slice)) if !whole.exists() => (root.join(file), Some(slice)),
+        _ => (whole, None),
+    }
+}
+
+/// Whether a file is an image by its name; one without an extension, as an archive names them, if it begins as DICOM.
+pub(crate) fn is_image(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    match name.rsplit_once('.') {
+        Some((_, "gz")) => nifti::named(&name),
+        Some((_, extension)) => EXTENSIONS.contains(&extension),
+        None => is_dicom(path),
+    }
+}
+
+/// Whether a file begins as DICOM.
+pub(crate) fn is_dicom(path: &Path) -> bool {
+    let mut beginning = [0; dicom::MAGIC_END];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && dicom::recognised(&beginning)
 }
 
 /// Reads `set`. `field` is where the set stands in the spec, for messages. Whether the columns `patient` and `split`
@@ -190,7 +221,10 @@ impl Index {
         need(!key.is_empty(), &mut problems.no_input);
         need(!label.is_empty(), &mut problems.no_label);
         need(patient.as_deref() != Some(""), &mut problems.no_patient);
-        whole.then(|| Record { path: root.join(&key), key, label, patient, split: self.split.map(at), place })
+        whole.then(|| {
+            let (path, slice) = locate(root, &key);
+            Record { path, slice, key, label, patient, split: self.split.map(at), place }
+        })
     }
 }
 
@@ -275,6 +309,7 @@ fn read_folders(root: &Path, field: &str, findings: &mut Vec<Finding>) -> Vec<Re
         }
         records.extend(images.into_iter().map(|(key, path)| Record {
             path,
+            slice: None,
             key,
             label: class.clone(),
             patient: None,
@@ -310,7 +345,7 @@ fn walk(folder: &Path, key: &str, depth: usize, images: &mut BTreeMap<String, Pa
         let key = format!("{key}/{name}");
         if path.is_dir() {
             walk(&path, &key, depth - 1, images)?;
-        } else if path.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_lowercase().as_str())) {
+        } else if is_image(&path) {
             images.insert(key, path);
         }
     }

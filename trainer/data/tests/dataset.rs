@@ -21,6 +21,8 @@ fn data(folder: &Path) -> Data {
         columns: DataColumns { patient: Some("patient".into()), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
+        patient_from: None,
+        windows: vec![],
     }
 }
 
@@ -164,6 +166,8 @@ fn separate_folders_of_classes() {
         columns: DataColumns::default(),
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
+        patient_from: None,
+        windows: vec![],
     };
     says(&Dataset::load(&data, &Task::default(), 0).unwrap_err(), "UnknownClass", &["\"c\"", "test/c/1.png"]);
     fs::remove_dir_all(root.path().join("test/c")).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::doctor::{self, Report};
-use graft_data::{Dataset, Limits};
+use graft_data::{Dataset, Reading};
 use image::{DynamicImage, GrayImage, Luma};
 
 fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
@@ -17,11 +17,13 @@ fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
         columns: DataColumns { patient: Some(patient.into()), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
+        patient_from: None,
+        windows: vec![],
     }
 }
 
 fn examine(data: &Data) -> Report {
-    doctor::examine(&Dataset::load(data, &Task::default(), 0).unwrap(), Limits::default(), 2)
+    doctor::examine(&Dataset::load(data, &Task::default(), 0).unwrap(), &Reading::default(), 2)
 }
 
 /// A picture of its own for each number: blobs whose places depend on it.

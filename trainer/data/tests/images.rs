@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
-use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, data_digest, decode, fit};
+use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Reading, data_digest, decode, fit};
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 
 fn pixel(x: u32, y: u32, channel: u32) -> u8 {
@@ -35,7 +35,7 @@ fn resizing_equals_pillow_where_it_takes_rows_first_too() {
         };
         let mut file = std::io::Cursor::new(Vec::new());
         picture(number("width"), number("height"), case["channels"].as_u64().unwrap()).write_to(&mut file, image::ImageFormat::Png).unwrap();
-        let ours = fit(decode(&file.into_inner(), Limits::default()).unwrap(), &geometry, Limits::default()).unwrap();
+        let ours = fit(decode(&file.into_inner(), None, &Reading::default()).unwrap(), &geometry, Limits::default()).unwrap();
         let hex = case["expected"].as_str().unwrap();
         let theirs: Vec<u8> = (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
         assert_eq!(ours.len(), theirs.len());
@@ -64,6 +64,8 @@ fn folders() -> (tempfile::TempDir, Data) {
         columns: DataColumns::default(),
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
+        patient_from: None,
+        windows: vec![],
     };
     (root, data)
 }
@@ -71,7 +73,7 @@ fn folders() -> (tempfile::TempDir, Data) {
 const GEOMETRY: Geometry = Geometry { size: 12, resize: 14, fit: Fit::Crop, interpolation: Interpolation::Bilinear };
 
 fn loader(dataset: &Dataset, threads: usize, cache: usize) -> Loader {
-    Loader::new(dataset.samples.clone(), GEOMETRY, Limits::default(), threads, DecodeCache::new(cache))
+    Loader::new(dataset.samples.clone(), GEOMETRY, Reading::default(), threads, DecodeCache::new(cache))
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn a_batch_does_not_depend_on_threads_cache_or_prefetching() {
     let indices = [7, 0, 11, 3, 3, 7];
     let expected: Vec<u8> = indices
         .iter()
-        .flat_map(|&i| fit(decode(&fs::read(&dataset.samples[i].path).unwrap(), Limits::default()).unwrap(), &GEOMETRY, Limits::default()).unwrap())
+        .flat_map(|&i| fit(decode(&fs::read(&dataset.samples[i].path).unwrap(), None, &Reading::default()).unwrap(), &GEOMETRY, Limits::default()).unwrap())
         .collect();
     for (threads, cache) in [(1, 0), (3, 0), (2, 1 << 20), (2, 2 * GEOMETRY.bytes() + 1)] {
         let mut loader = loader(&dataset, threads, cache);
@@ -149,10 +151,12 @@ fn covid_ct_decodes_as_a_whole() {
         columns: DataColumns { patient: Some("patient_id".into()), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
+        patient_from: None,
+        windows: vec![],
     };
     let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();
     let geometry = Geometry::resolve(graft_crds::Architecture::ResNet18, None).unwrap();
-    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), 2, DecodeCache::new(1 << 30));
+    let loader = Loader::new(dataset.samples.clone(), geometry, Reading::default(), 2, DecodeCache::new(1 << 30));
     let digests = loader.check(0..dataset.samples.len()).unwrap();
     assert_eq!((digests.len(), loader.cache().bytes()), (746, 746 * geometry.bytes()));
 }

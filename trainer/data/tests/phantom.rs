@@ -7,7 +7,7 @@ use std::path::Path;
 
 use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::phantom::{PHANTOM_CLASSES, SOURCE_CLASSES, write_phantom, write_source_domain};
-use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, Split};
+use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Split};
 
 fn data(folder: &Path, patient: Option<&str>) -> Data {
     Data {
@@ -17,6 +17,8 @@ fn data(folder: &Path, patient: Option<&str>) -> Data {
         columns: DataColumns { patient: patient.map(Into::into), split: Some("split".into()), ..DataColumns::default() },
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
+        patient_from: None,
+        windows: vec![],
     }
 }
 
@@ -29,7 +31,7 @@ fn check(folder: &Path, patient: Option<&str>, classes: &[&str], sizes: [usize; 
         assert_eq!(seen.len(), classes.len(), "{split:?} lacks a class");
     }
     let geometry = Geometry::resolve(graft_crds::Architecture::MobileNetV1x025, None).unwrap();
-    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), 2, DecodeCache::new(0));
+    let loader = Loader::new(dataset.samples.clone(), geometry, Reading::default(), 2, DecodeCache::new(0));
     let digests: BTreeSet<_> = loader.check(0..dataset.samples.len()).unwrap().iter().map(graft_data::doctor::Fingerprint::file).collect();
     assert_eq!(digests.len(), dataset.samples.len(), "two images are equal");
 }

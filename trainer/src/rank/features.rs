@@ -39,7 +39,12 @@ pub(super) fn extract(rank: &mut Rank, recipe: &mut Recipe, trained: Option<Stri
         weights: recipe.weights_digest.clone(),
         trained,
         data: recipe.data_digest.clone(),
-        preprocessing: serde_json::json!({"geometry": recipe.geometry, "normaliser": recipe.normaliser, "padding": recipe.padding}),
+        preprocessing: serde_json::json!({
+            "geometry": recipe.geometry,
+            "windows": rank.config.data.windows,
+            "normaliser": recipe.normaliser,
+            "padding": recipe.padding,
+        }),
         element: "float32".into(),
     };
     let key = inputs.key().map_err(|e| Failure::new(ExitReason::Bug, "NoDigest", e.to_string()))?;

@@ -3,7 +3,7 @@
 
 use graft_crds::contract::ExitReason;
 use graft_data::doctor::{self, Fingerprint};
-use graft_data::{Dataset, DecodeCache, Geometry, Limits, Loader, data_digest};
+use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
@@ -24,8 +24,9 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let dataset = Dataset::load(&rank.config.data, &rank.config.task, seed)?;
     dataset.check_world(rank.world)?;
 
-    let path = graft_data::local_path(&backbone.weights.uri);
-    let weights = weights::load(path, backbone.weights.sha256.as_deref())?;
+    let (source, folder) = (&backbone.weights, rank.output.join(".graft/weights"));
+    let path = weights::locate(&source.uri, source.sha256.as_deref(), &folder, |line| rank.log(line))?;
+    let weights = weights::load(&path, source.sha256.as_deref())?;
     let padding = inputs::padding(&backbone);
     let mut model = models::build(backbone.architecture, dataset.classes.len() as i64, padding, rank.device, seed)?;
     let report = weights::apply(&mut model, &weights, HeadPolicy::Drop)?;
@@ -45,7 +46,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     rank.log(format!("{} numbers are trained ({}), {} stay frozen", summary.trained, list(&summary.groups), summary.frozen));
 
     let threads = rank.config.gang.threads as usize;
-    let loader = Loader::new(dataset.samples.clone(), geometry, Limits::default(), threads, DecodeCache::new(CACHE));
+    let loader = Loader::new(dataset.samples.clone(), geometry, Reading::of(&rank.config.data), threads, DecodeCache::new(CACHE));
     let prints = check_images(rank, &dataset, &loader)?;
     let lost = || Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {} images", prints.len(), dataset.samples.len()));
     let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;

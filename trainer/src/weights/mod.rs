@@ -2,6 +2,7 @@
 //! name to safetensors. A file is data and never code: what cannot be a table of tensors is refused by name.
 
 mod apply;
+mod fetch;
 mod fitted;
 mod legacy;
 mod names;
@@ -11,6 +12,7 @@ mod safe;
 mod shards;
 
 pub use apply::{HEAD_FORM_KEY, HeadPolicy, LoadReport, apply};
+pub use fetch::locate;
 pub use safe::save_safetensors;
 
 use graft_torch::tch::{Kind, Tensor};
@@ -28,6 +30,16 @@ pub enum WeightsError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The file cannot be fetched.
+    #[error("weights {uri}: {why}")]
+    Unreachable {
+        /// Where it should be, without what may be secret.
+        uri: String,
+        /// What went wrong.
+        why: String,
+        /// Trying again cannot help.
+        permanent: bool,
     },
     /// The file is another one than was asked for.
     #[error("weights {path}: the file's SHA-256 is {found}, but {expected} was asked for; get the right file or correct the digest")]

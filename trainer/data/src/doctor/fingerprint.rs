@@ -5,7 +5,7 @@ use graft_crds::spec::Interpolation;
 use image::{DynamicImage, RgbImage};
 use sha2::{Digest, Sha256};
 
-use crate::decode::{DecodeError, FORMATS, Limits, OTHER, Picture, decode_picture};
+use crate::decode::{DecodeError, FORMATS, OTHER, Picture, Reading, decode_picture};
 use crate::loader::FileDigest;
 use crate::resample::resample;
 
@@ -48,12 +48,12 @@ impl Fingerprint {
     /// Length of [`Fingerprint::to_bytes`].
     pub const BYTES: usize = 32 + 32 + SIDE * SIDE + 4 + 4 + 2 + 1 + 1 + 8 * 4;
 
-    /// Decodes a file and measures it.
+    /// Decodes a file, or one slice of it, and measures it.
     ///
     /// # Errors
     /// Anything but a whole image within the limits.
-    pub(crate) fn of(bytes: &[u8], limits: Limits) -> Result<Self, DecodeError> {
-        Ok(Self::measure(bytes, decode_picture(bytes, limits)?)?.0)
+    pub(crate) fn of(bytes: &[u8], slice: Option<u32>, reading: &Reading) -> Result<Self, DecodeError> {
+        Ok(Self::measure(bytes, decode_picture(bytes, slice, reading)?)?.0)
     }
 
     /// Measures a file and its picture; gives the picture back as RGB.
@@ -61,9 +61,7 @@ impl Fingerprint {
     /// # Errors
     /// A picture without pixels.
     pub(crate) fn measure(bytes: &[u8], picture: Picture) -> Result<(Self, RgbImage), DecodeError> {
-        let Picture { image, format } = picture;
-        let channels = image.color().channel_count();
-        let bits = image.color().bits_per_pixel() / u16::from(channels.max(1));
+        let Picture { image, format, bits, channels } = picture;
         let (width, height) = (image.width(), image.height());
         if width == 0 || height == 0 {
             return Err(DecodeError::Empty);
@@ -87,7 +85,7 @@ impl Fingerprint {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let facts = &self.facts;
-        let format = FORMATS.iter().position(|(_, name)| *name == facts.format).unwrap_or(FORMATS.len());
+        let format = FORMATS.iter().position(|name| *name == facts.format).unwrap_or(FORMATS.len());
         let mut out = [&self.file[..], &self.pixels, &self.grey].concat();
         out.extend(facts.width.to_le_bytes());
         out.extend(facts.height.to_le_bytes());
@@ -113,7 +111,7 @@ impl Fingerprint {
             height: u32::from_le_bytes(*height),
             bits: u16::from_le_bytes(*bits),
             channels: *channels,
-            format: FORMATS.iter().map(|(_, name)| *name).chain([OTHER]).nth(usize::from(*format))?,
+            format: FORMATS.into_iter().chain([OTHER]).nth(usize::from(*format))?,
             border: levels.try_into().ok()?,
         };
         Some(Self { file: *file, pixels: *pixels, grey: grey.to_vec(), facts })
@@ -147,14 +145,14 @@ mod tests {
     fn the_same_picture_in_another_file_has_the_same_pixels() {
         let grey = DynamicImage::ImageLuma8(GrayImage::from_fn(50, 40, |x, y| Luma([(x * y % 256) as u8])));
         let files = [bytes(&grey, ImageFormat::Png), bytes(&grey, ImageFormat::Bmp), bytes(&grey.to_rgb8().into(), ImageFormat::Png)];
-        let prints = files.map(|file| Fingerprint::of(&file, Limits::default()).unwrap());
+        let prints = files.map(|file| Fingerprint::of(&file, None, &Reading::default()).unwrap());
         assert!(prints.iter().all(|print| print.pixels == prints[0].pixels && print.grey == prints[0].grey));
         assert_ne!(prints[0].file, prints[2].file);
         assert_eq!((prints[0].facts.format, prints[0].facts.bits, prints[0].facts.channels), ("PNG", 8, 1));
         assert_eq!((prints[1].facts.format, prints[2].facts.channels), ("BMP", 3));
         assert!(prints.iter().all(|print| Fingerprint::from_bytes(&print.to_bytes()).as_ref() == Some(print)));
         assert_eq!((prints[0].to_bytes().len(), Fingerprint::from_bytes(&prints[0].to_bytes()[1..])), (Fingerprint::BYTES, None));
-        let turned = Fingerprint::of(&bytes(&grey.rotate90(), ImageFormat::Png), Limits::default()).unwrap();
+        let turned = Fingerprint::of(&bytes(&grey.rotate90(), ImageFormat::Png), None, &Reading::default()).unwrap();
         assert_ne!(turned.pixels, prints[0].pixels);
     }
 

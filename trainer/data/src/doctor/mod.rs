@@ -16,15 +16,15 @@ pub use report::{ClassCount, Member, Pair, PairCounts, Patients, Report};
 pub use shortcut::{Feature, Shortcut};
 
 use crate::dataset::{Dataset, Sample, Split};
-use crate::decode::{Limits, guarded, read_file};
+use crate::decode::{Reading, guarded, read_file};
 use crate::doctor::near::{Near, near_duplicates};
 use crate::parallel;
 
 /// Reads every image of `dataset` with `threads` threads and judges the data. Images that cannot be decoded are counted
 /// and left out: [`crate::Loader::check`] names them.
 #[must_use]
-pub fn examine(dataset: &Dataset, limits: Limits, threads: usize) -> Report {
-    judge(dataset, &fingerprints(&dataset.samples, limits, threads), threads)
+pub fn examine(dataset: &Dataset, reading: &Reading, threads: usize) -> Report {
+    judge(dataset, &fingerprints(&dataset.samples, reading, threads), threads)
 }
 
 /// Judges the data by the fingerprints of its images, in the samples' order; `None` where one cannot be decoded.
@@ -40,10 +40,10 @@ pub fn judge(dataset: &Dataset, prints: &[Option<Fingerprint>], threads: usize) 
     report
 }
 
-fn fingerprints(samples: &[Sample], limits: Limits, threads: usize) -> Vec<Option<Fingerprint>> {
+fn fingerprints(samples: &[Sample], reading: &Reading, threads: usize) -> Vec<Option<Fingerprint>> {
     parallel::map(samples.len(), threads, |index| {
         // What the decoders say of hostile files is the loader's to report.
-        guarded(|| Fingerprint::of(&read_file(&samples[index].path, limits)?, limits)).ok()
+        guarded(|| Fingerprint::of(&read_file(&samples[index].path, reading.limits)?, samples[index].slice, reading)).ok()
     })
 }
 

@@ -186,6 +186,7 @@ mod tests {
 
     fn images(n: usize, facts: impl Fn(usize) -> Facts) -> Vec<(Sample, Fingerprint)> {
         let sample = |i: usize| Sample {
+            slice: None,
             path: format!("{i}.png").into(),
             key: format!("{}/{i}.png", if i.is_multiple_of(3) { "x" } else { "y" }),
             label: i % 2,

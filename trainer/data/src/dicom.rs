@@ -1,0 +1,130 @@
+//! One frame of a DICOM file as a picture, and the patient that a file names. dicom-rs reads and decompresses; what is
+//! decided here is which frame, which window, and what is refused. No message holds a value of the file's, because any
+//! of them may name a person.
+
+use std::path::Path;
+
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
+use dicom_object::{DefaultDicomObject, OpenFileOptions};
+use dicom_pixeldata::{
+    ConvertOptions, DecodedPixelData, ModalityLutOption, PhotometricInterpretation, PixelDecoder, PlanarConfiguration, VoiLutFunction, VoiLutOption,
+};
+use image::{DynamicImage, RgbImage};
+
+use crate::decode::{DecodeError, Picture, Reading};
+use crate::grey::{Curve, Plane, full_range, square};
+
+/// Bytes before the file's first tag, then `DICM`.
+const PREAMBLE: usize = 128;
+/// Length of a file's beginning that says whether it is DICOM.
+pub(crate) const MAGIC_END: usize = PREAMBLE + 4;
+
+/// Whether a file that begins so is DICOM, by PS3.10, section 7.1.
+pub(crate) fn recognised(beginning: &[u8]) -> bool {
+    beginning.get(PREAMBLE..MAGIC_END) == Some(b"DICM")
+}
+
+fn broken(what: &str) -> DecodeError {
+    DecodeError::Dicom(what.to_owned())
+}
+
+/// Frame `wanted`, or the only one.
+///
+/// # Errors
+/// Anything but a whole frame of grey or coloured pixels within the limits.
+pub(crate) fn frame(bytes: &[u8], wanted: Option<u32>, reading: &Reading) -> Result<Picture, DecodeError> {
+    let object = OpenFileOptions::new().from_reader(bytes).map_err(|_| broken("cannot be parsed: it is truncated or malformed"))?;
+    let whole = |tag: Tag| object.element_opt(tag).ok().flatten().and_then(|element| element.to_int::<u32>().ok());
+    let (Some(width), Some(height)) = (whole(tags::COLUMNS), whole(tags::ROWS)) else {
+        return Err(broken("holds no image"));
+    };
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Empty);
+    }
+    reading.limits.check(width, height)?;
+    let index = DecodeError::choose(wanted, whole(tags::NUMBER_OF_FRAMES).unwrap_or(1).max(1), "frames")?;
+    let bits = whole(tags::BITS_STORED).and_then(|bits| u16::try_from(bits).ok()).unwrap_or(8);
+    let channels = whole(tags::SAMPLES_PER_PIXEL).and_then(|samples| u8::try_from(samples).ok()).unwrap_or(1);
+    let pixels = object.decode_pixel_data_frame(index).map_err(|error| undecodable(&object, &error))?;
+    if (pixels.columns(), pixels.rows()) != (width, height) {
+        return Err(broken("has another size than its header says"));
+    }
+    let image = if pixels.samples_per_pixel() == 1 { grey(&pixels, reading)? } else { coloured(&pixels, width, height)? };
+    let (down, across) = spacing(&object);
+    Ok(Picture { image: square(image, across, down, reading.limits)?, format: "DICOM", bits, channels })
+}
+
+/// Why dicom-rs could not decode: mostly a transfer syntax that is not supported, and that can be helped.
+fn undecodable(object: &DefaultDicomObject, error: &dicom_pixeldata::Error) -> DecodeError {
+    let syntax = object.meta().transfer_syntax();
+    // The error's own text names attributes and codecs; what is below it may hold values.
+    DecodeError::Dicom(format!("has pixels that cannot be decoded ({error}; transfer syntax {syntax}): if the file is whole, convert it to explicit little endian, as with gdcmconv --raw"))
+}
+
+fn grey(pixels: &DecodedPixelData<'_>, reading: &Reading) -> Result<DynamicImage, DecodeError> {
+    let inverted = match pixels.photometric_interpretation() {
+        PhotometricInterpretation::Monochrome1 => true,
+        PhotometricInterpretation::Monochrome2 => false,
+        _ => return Err(broken("has a palette: convert it to RGB")),
+    };
+    let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default).with_voi_lut(VoiLutOption::Identity);
+    let values = pixels.to_vec_frame_with_options::<f32>(0, &options).map_err(|_| broken("has fewer pixels than its header says"))?;
+    let own = || {
+        let window = pixels.window().ok().flatten().and_then(<[_]>::first).filter(|window| window.width > 0.0);
+        let function = pixels.voi_lut_function().ok().flatten().and_then(<[_]>::first);
+        let curve = match function {
+            Some(VoiLutFunction::LinearExact) => Curve::LinearExact,
+            Some(VoiLutFunction::Sigmoid) => Curve::Sigmoid,
+            _ => Curve::Linear,
+        };
+        window.map_or_else(|| full_range(&values, 0.0), |window| (window.center, window.width, curve))
+    };
+    let own = own();
+    let plane = Plane { width: pixels.columns(), height: pixels.rows(), values, inverted };
+    plane.picture(&reading.windows, || own).ok_or_else(|| broken("has fewer pixels than its header says"))
+}
+
+fn coloured(pixels: &DecodedPixelData<'_>, width: u32, height: u32) -> Result<DynamicImage, DecodeError> {
+    if pixels.samples_per_pixel() != 3 || pixels.bits_allocated() != 8 {
+        return Err(broken("has coloured pixels of other than 3 × 8 bits"));
+    }
+    let mut data = pixels.frame_data(0).map_err(|_| broken("has fewer pixels than its header says"))?.to_vec();
+    if pixels.planar_configuration() != PlanarConfiguration::Standard {
+        let (red, rest) = data.split_at(data.len() / 3);
+        let (green, blue) = rest.split_at(data.len() / 3);
+        data = red.iter().zip(green).zip(blue).flat_map(|((r, g), b)| [*r, *g, *b]).collect();
+    }
+    match pixels.photometric_interpretation() {
+        PhotometricInterpretation::Rgb | PhotometricInterpretation::YbrIct | PhotometricInterpretation::YbrRct => {}
+        PhotometricInterpretation::YbrFull => data.chunks_exact_mut(3).for_each(to_rgb),
+        _ => return Err(broken("has colours that are neither RGB nor YBR_FULL: convert it to RGB")),
+    }
+    RgbImage::from_raw(width, height, data).map(DynamicImage::ImageRgb8).ok_or(DecodeError::Empty)
+}
+
+/// YBR_FULL to RGB: the inverse of DICOM PS3.3, C.7.6.3.1.2, which is JFIF's.
+fn to_rgb(pixel: &mut [u8]) {
+    let [y, cb, cr] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
+    let (cb, cr) = (cb - 128.0, cr - 128.0);
+    let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
+    pixel.iter_mut().zip(rgb).for_each(|(target, value)| *target = value.round().clamp(0.0, 255.0) as u8);
+}
+
+/// Distances of pixels' centres, down the rows and across the columns, in millimetres or as a ratio; equal where the file
+/// does not say.
+fn spacing(object: &DefaultDicomObject) -> (f64, f64) {
+    let pair = |tag: Tag| {
+        let values = object.element_opt(tag).ok().flatten()?.to_multi_float64().ok()?;
+        Some((*values.first()?, *values.get(1)?))
+    };
+    [tags::PIXEL_SPACING, tags::IMAGER_PIXEL_SPACING, tags::PIXEL_ASPECT_RATIO].into_iter().find_map(pair).unwrap_or((1.0, 1.0))
+}
+
+/// The id of the patient (0010,0020) that a file names; none where it names none, is no DICOM or cannot be read. The
+/// pixels are not read.
+pub(crate) fn patient(path: &Path) -> Option<String> {
+    let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()?;
+    let id = object.element_opt(tags::PATIENT_ID).ok()??.to_str().ok()?.trim_matches(['\0', ' ']).to_owned();
+    (!id.is_empty()).then_some(id)
+}
