@@ -8,7 +8,7 @@ use std::path::Path;
 
 use graft_crds::Architecture;
 use graft_crds::spec::{Data, Fit, Interpolation, Preprocessing, Window};
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
@@ -247,9 +247,9 @@ fn name(format: ImageFormat) -> &'static str {
     }
 }
 
-/// An image as its file stores it.
+/// An image and how its file stores it.
 pub(crate) struct Picture {
-    /// Pixels in the file's own kind, or those of a window; a palette is resolved.
+    /// One channel of 8 bits for a grey picture, also where the file repeats it in three; else three.
     pub(crate) image: DynamicImage,
     /// Name of the format, by the file's content.
     pub(crate) format: &'static str,
@@ -259,19 +259,41 @@ pub(crate) struct Picture {
     pub(crate) channels: u8,
 }
 
-/// Decodes an image without converting its pixels to RGB.
+/// Grey pictures with one channel and all others with three: a grey picture costs a third, and its copy in RGB is the same.
+fn canonical(image: DynamicImage) -> DynamicImage {
+    match image {
+        DynamicImage::ImageLuma8(_) => image,
+        DynamicImage::ImageLuma16(_) | DynamicImage::ImageLumaA8(_) | DynamicImage::ImageLumaA16(_) => DynamicImage::ImageLuma8(image.into_luma8()),
+        other => {
+            let rgb = other.into_rgb8();
+            if !rgb.as_raw().chunks_exact(3).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]) {
+                return DynamicImage::ImageRgb8(rgb);
+            }
+            let (width, height) = rgb.dimensions();
+            let grey = rgb.as_raw().iter().step_by(3).copied().collect();
+            GrayImage::from_raw(width, height, grey).map_or(DynamicImage::ImageRgb8(rgb), DynamicImage::ImageLuma8)
+        }
+    }
+}
+
+/// Decodes an image.
 ///
 /// # Errors
 /// Anything but a whole image within the limits.
 pub(crate) fn decode_picture(bytes: &[u8], slice: Option<u32>, reading: &Reading) -> Result<Picture, DecodeError> {
-    if dicom::recognised(bytes) {
-        return dicom::frame(bytes, slice, reading);
-    }
-    if nifti::recognised(bytes) {
-        return nifti::slice(bytes, slice, reading);
-    }
-    DecodeError::choose(slice, 1, "picture")?;
-    let limits = reading.limits;
+    let picture = if dicom::recognised(bytes) {
+        dicom::frame(bytes, slice, reading)?
+    } else if nifti::recognised(bytes) {
+        nifti::slice(bytes, slice, reading)?
+    } else {
+        DecodeError::choose(slice, 1, "picture")?;
+        ordinary(bytes, reading.limits)?
+    };
+    Ok(Picture { image: canonical(picture.image), ..picture })
+}
+
+/// A file of one of the formats that are not medical.
+fn ordinary(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let format = reader.format().ok_or(DecodeError::UnknownFormat)?;
     let mut allocation = image::Limits::default();
@@ -308,13 +330,14 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
     false
 }
 
-/// Resizes and crops an RGB image to the geometry: `[3, size, size]`, channels first, rows from top to bottom.
+/// Resizes and crops an image to the geometry: `[3, size, size]`, grey repeated, channels first, rows from top to bottom.
 /// The pixels are Pillow's (torchvision's `Resize` and `CenterCrop` on PIL images), see `resample.rs`.
 ///
 /// # Errors
 /// An image without pixels, or one so elongated that it would exceed the limits when resized.
-pub fn fit(image: RgbImage, geometry: &Geometry, limits: Limits) -> Result<Vec<u8>, DecodeError> {
-    let (width, height) = image.dimensions();
+pub fn fit(image: impl Into<DynamicImage>, geometry: &Geometry, limits: Limits) -> Result<Vec<u8>, DecodeError> {
+    let image = image.into();
+    let (width, height) = (image.width(), image.height());
     let (new_width, new_height) = geometry.resized(width, height);
     if new_width.saturating_mul(new_height) > limits.pixels {
         return Err(DecodeError::TooLarge { width, height, limits });
@@ -323,19 +346,22 @@ pub fn fit(image: RgbImage, geometry: &Geometry, limits: Limits) -> Result<Vec<u
         return Err(DecodeError::Empty);
     }
     let (from, to) = ((width as usize, height as usize), (new_width as usize, new_height as usize));
-    let pixels = resample::<3>(image.into_raw(), from, to, geometry.interpolation);
-    Ok(crop(&pixels, to.0, to.1, geometry.size as usize))
+    let size = geometry.size as usize;
+    Ok(match image {
+        DynamicImage::ImageLuma8(grey) => crop::<1>(&resample::<1>(grey.into_raw(), from, to, geometry.interpolation), to, size).repeat(3),
+        other => crop::<3>(&resample::<3>(other.into_rgb8().into_raw(), from, to, geometry.interpolation), to, size),
+    })
 }
 
 /// Cuts the centre out and turns interleaved pixels into planes. Offsets round half to even, as Python's `round` does.
-fn crop(pixels: &[u8], width: usize, height: usize, size: usize) -> Vec<u8> {
+fn crop<const C: usize>(pixels: &[u8], (width, height): (usize, usize), size: usize) -> Vec<u8> {
     let offset = |length: usize| ((length - size) as f64 / 2.0).round_ties_even() as usize;
     let (left, top) = (offset(width), offset(height));
-    let mut planes = Vec::with_capacity(3 * size * size);
-    for channel in 0..3 {
+    let mut planes = Vec::with_capacity(C * size * size);
+    for channel in 0..C {
         for y in top..top + size {
-            let row = &pixels[3 * (y * width + left)..3 * (y * width + left + size)];
-            planes.extend(row.iter().skip(channel).step_by(3));
+            let row = &pixels[C * (y * width + left)..C * (y * width + left + size)];
+            planes.extend(row.iter().skip(channel).step_by(C));
         }
     }
     planes

@@ -8,11 +8,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, spawn};
 
-use image::RgbImage;
+use image::DynamicImage;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::{Dataset, Sample};
-use crate::decode::{DecodeError, Geometry, Reading, decode, decode_picture, fit, guarded, read_file};
+use crate::decode::{DecodeError, Geometry, Reading, decode_picture, fit, guarded, read_file};
 use crate::doctor::Fingerprint;
 use crate::error::{DataError, Finding, Reason};
 use crate::parallel;
@@ -76,7 +76,7 @@ impl Shared {
     fn load(&self, index: usize) -> Result<Pixels, String> {
         let sample = &self.samples[index];
         let read = || read_file(&sample.path, self.reading.limits);
-        let pixels = guarded(|| self.fitted(index, decode(&read()?, sample.slice, &self.reading)?));
+        let pixels = guarded(|| self.fitted(index, decode_picture(&read()?, sample.slice, &self.reading)?.image));
         pixels.map_err(|error| error.to_string())
     }
 
@@ -92,7 +92,7 @@ impl Shared {
         print.map_err(|error| error.to_string())
     }
 
-    fn fitted(&self, index: usize, image: RgbImage) -> Result<Pixels, DecodeError> {
+    fn fitted(&self, index: usize, image: DynamicImage) -> Result<Pixels, DecodeError> {
         let pixels: Pixels = fit(image, &self.geometry, self.reading.limits)?.into();
         self.cache.put(index, &pixels);
         Ok(pixels)

@@ -177,6 +177,12 @@ impl Lines<'_> {
     }
 }
 
+/// Whether a path of a manifest stays in the manifest's folder: relative, or absolute and below it, and without `..`.
+fn inside(root: &Path, key: &str) -> bool {
+    let path = Path::new(key);
+    (path.is_relative() || path.starts_with(root)) && !path.components().any(|part| part == std::path::Component::ParentDir)
+}
+
 /// Positions of the columns in the manifest.
 struct Index {
     input: usize,
@@ -221,6 +227,7 @@ impl Index {
         need(!key.is_empty(), &mut problems.no_input);
         need(!label.is_empty(), &mut problems.no_label);
         need(patient.as_deref() != Some(""), &mut problems.no_patient);
+        need(inside(root, &key), &mut problems.outside);
         whole.then(|| {
             let (path, slice) = locate(root, &key);
             Record { path, slice, key, label, patient, split: self.split.map(at), place }
@@ -251,6 +258,7 @@ struct Problems {
     no_label: Vec<String>,
     no_patient: Vec<String>,
     ragged: Vec<String>,
+    outside: Vec<String>,
 }
 
 impl Problems {
@@ -266,6 +274,13 @@ impl Problems {
             format!("{n} rows do not have the header's {width} fields"),
             self.ragged,
             "quote fields that hold a comma, and complete the rows",
+        );
+        let n = self.outside.len();
+        add(
+            Reason::DataUnreadable,
+            format!("{n} rows have a path in column {:?} that leads out of the manifest's folder", columns.input),
+            self.outside,
+            "write paths relative to the folder that uri names, without ..",
         );
         let n = self.no_input.len();
         add(
@@ -393,6 +408,14 @@ mod tests {
         assert_eq!(by_reason(Reason::MissingInput).unwrap(), ["3"]);
         assert_eq!(by_reason(Reason::MissingPatient).unwrap(), ["4", "5"]);
         assert_eq!(by_reason(Reason::DataUnreadable).unwrap(), ["6 (2 fields)"]);
+    }
+
+    #[test]
+    fn paths_that_lead_out_of_the_folder_are_named() {
+        let (records, findings) = manifest(b"image,label\na.png,covid\n../b.png,covid\nx/../../c.png,covid\n/etc/hostname,covid\n", &DataColumns::default());
+        assert_eq!(records.len(), 1);
+        assert_eq!(findings[0].places.iter().map(|p| p.rsplit(':').next().unwrap()).collect::<Vec<_>>(), ["3", "4", "5"]);
+        assert!(findings[0].what.contains("out of the manifest's folder"));
     }
 
     #[test]

@@ -2,12 +2,16 @@
 //! that was cut off goes on where it stopped, and nothing is taken for the file before its SHA-256 is right.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::{MAX_FILE, WeightsError, hex};
 
@@ -19,7 +23,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The file that `uri` names. `file://` is where it is; `https://` and `hf://ORG/REPO@REVISION/FILE` are downloaded into
 /// `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`, `HF_TOKEN`, `HTTPS_PROXY`, `NO_PROXY` and
-/// `SSL_CERT_FILE` are respected; the token goes to the hub alone and is never shown. `log` hears what takes long.
+/// `SSL_CERT_FILE` are respected; the token goes to the hub alone and is never shown. A job cannot reach what only its node
+/// should: link-local and metadata addresses, and those of loopback unless the hub itself is there, are refused. `log` hears what takes long.
 ///
 /// # Errors
 /// `Unreachable` when the server cannot be reached or does not have the file, `Digest` when it has another one, `Io` when the
@@ -34,7 +39,7 @@ pub fn locate(uri: &str, sha256: Option<&str>, folder: &Path, mut log: impl FnMu
     let url = address(uri, &hub).ok_or_else(|| refused("is no file:///…, https://… or hf://ORG/REPO@REVISION/FILE".into()))?;
     let digest = sha256.ok_or_else(|| refused("needs spec.backbone.weights.sha256, so that what arrives is what was meant".into()))?.to_lowercase();
     let token = uri.starts_with("hf://").then(|| environment("HF_TOKEN")).flatten();
-    let download = Download { uri, url, token, digest, agent: agent(environment("SSL_CERT_FILE"))? };
+    let download = Download { uri, url, token, digest, agent: agent(environment("SSL_CERT_FILE"), on_loopback(&hub))? };
     download.into_folder(folder, &mut log)
 }
 
@@ -59,7 +64,7 @@ fn shown(uri: &str) -> &str {
     }
 }
 
-fn agent(certificates: Option<String>) -> Result<ureq::Agent, WeightsError> {
+fn agent(certificates: Option<String>, loopback: bool) -> Result<ureq::Agent, WeightsError> {
     let mut tls = TlsConfig::builder();
     if let Some(path) = certificates.map(PathBuf::from) {
         let pem = fs::read(&path).map_err(|source| WeightsError::Io { path, source })?;
@@ -77,7 +82,46 @@ fn agent(certificates: Option<String>) -> Result<ureq::Agent, WeightsError> {
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_recv_response(Some(Duration::from_secs(60)))
         .timeout_per_read(Some(Duration::from_secs(60)));
-    Ok(config.build().into())
+    Ok(ureq::Agent::with_parts(config.build(), DefaultConnector::default(), Guarded { inner: DefaultResolver::default(), loopback }))
+}
+
+/// Whether a hub is one of this very machine.
+fn on_loopback(hub: &str) -> bool {
+    let host = hub.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Finds addresses and refuses those that no weights can be at, whatever name or redirect leads there.
+struct Guarded {
+    inner: DefaultResolver,
+    loopback: bool,
+}
+
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guarded").field("loopback", &self.loopback).finish_non_exhaustive()
+    }
+}
+
+impl Resolver for Guarded {
+    fn resolve(&self, uri: &Uri, config: &ureq::config::Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.inner.resolve(uri, config, timeout)?;
+        if found.iter().any(|address| refused(address.ip(), self.loopback)) {
+            let text = "the address is link-local, of a metadata service or of this machine itself, where no weights are";
+            return Err(ureq::Error::Io(std::io::Error::new(ErrorKind::PermissionDenied, text)));
+        }
+        Ok(found)
+    }
+}
+
+fn refused(address: IpAddr, loopback: bool) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast() || (v4.is_loopback() && !loopback),
+        // fd00:ec2::254 is a metadata service with an address that is otherwise private.
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local() || v6.is_unspecified() || v6.segments()[..2] == [0xFD00, 0x0EC2] || (v6.is_loopback() && !loopback)
+        }
+    }
 }
 
 struct Download<'a> {
@@ -150,6 +194,7 @@ impl Download<'_> {
         }
         let mut response = match request.call() {
             Ok(response) => response,
+            Err(ureq::Error::Io(error)) if error.kind() == ErrorKind::PermissionDenied => return Err(self.unreachable(error.to_string(), true)),
             Err(error) => return Ok(Try::Broken(self.plain(&error))),
         };
         let status = response.status().as_u16();
@@ -216,6 +261,8 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -229,6 +276,21 @@ mod tests {
         for wrong in ["hf://timm/resnet18/model.safetensors", "hf://timm/resnet18@/x", "hf://a/b@c/../d", "s3://a/b", "http://a/b", "hf://"] {
             assert_eq!(at(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn no_weights_are_where_only_the_node_may_look() {
+        let refused = |text: &str, loopback| refused(text.parse().unwrap(), loopback);
+        for inside in ["169.254.169.254", "fe80::1", "fd00:ec2::254", "0.0.0.0", "::", "::ffff:169.254.169.254"] {
+            assert!(refused(inside, true), "{inside}");
+        }
+        for own in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(refused(own, false) && !refused(own, true), "{own}");
+        }
+        for fine in ["10.0.0.7", "192.168.1.1", "18.154.227.69", "2600:9000::1", "fd12::1"] {
+            assert!(!refused(fine, false), "{fine}");
+        }
+        assert!(on_loopback("http://127.0.0.1:8080") && on_loopback("http://localhost") && !on_loopback("https://huggingface.co"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! a function of the file's bytes alone, about 1.2 KiB, so that a hundred thousand images fit into memory.
 
 use graft_crds::spec::Interpolation;
-use image::{DynamicImage, RgbImage};
+use image::DynamicImage;
 use sha2::{Digest, Sha256};
 
 use crate::decode::{DecodeError, FORMATS, OTHER, Picture, Reading, decode_picture};
@@ -56,23 +56,20 @@ impl Fingerprint {
         Ok(Self::measure(bytes, decode_picture(bytes, slice, reading)?)?.0)
     }
 
-    /// Measures a file and its picture; gives the picture back as RGB.
+    /// Measures a file and its picture; gives the pixels back.
     ///
     /// # Errors
     /// A picture without pixels.
-    pub(crate) fn measure(bytes: &[u8], picture: Picture) -> Result<(Self, RgbImage), DecodeError> {
+    pub(crate) fn measure(bytes: &[u8], picture: Picture) -> Result<(Self, DynamicImage), DecodeError> {
         let Picture { image, format, bits, channels } = picture;
         let (width, height) = (image.width(), image.height());
         if width == 0 || height == 0 {
             return Err(DecodeError::Empty);
         }
-        // Grey and its RGB copy are the same picture.
-        let rgb = image.into_rgb8();
-        let pixels = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes()).chain_update(rgb.as_raw()).finalize();
-        let whole = DynamicImage::ImageRgb8(rgb);
-        let grey = resample::<1>(whole.to_luma8().into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
+        let pixels = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes()).chain_update(image.as_bytes()).finalize();
+        let grey = resample::<1>(image.to_luma8().into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
         let facts = Facts { width, height, bits, channels, format, border: border(&grey) };
-        Ok((Self { file: Sha256::digest(bytes).into(), pixels: pixels.into(), grey, facts }, whole.into_rgb8()))
+        Ok((Self { file: Sha256::digest(bytes).into(), pixels: pixels.into(), grey, facts }, image))
     }
 
     /// SHA-256 of the file.
