@@ -35,7 +35,7 @@ const RECORDED: [(&str, &str); 3] = [
     ("graft:job_failures:increase1d", "sum by (namespace, class) (increase(graft_jobs_failed_total[1d]))"),
 ];
 
-const ALERTS: [Alert; 9] = [
+const ALERTS: [Alert; 10] = [
     Alert {
         name: "GraftOperatorDown",
         expression: "absent(graft_build_info)",
@@ -107,6 +107,14 @@ const ALERTS: [Alert; 9] = [
         severity: Severity::Info,
         summary: "A TransferJob refused its data.",
         description: "In {{ $labels.namespace }} a job ended because of its data, such as a patient who is in two splits; status.failure names the file and the row.",
+    },
+    Alert {
+        name: "GraftLeakFound",
+        expression: "sum by (namespace, transferjob) (graft_job_data_findings{kind=\"across_splits\"}) > 0 and on (namespace, transferjob) graft_job_phase{phase=~\"Running|Succeeded\"} == 1",
+        hold: "0m",
+        severity: Severity::Info,
+        summary: "Pictures of a TransferJob are in two splits.",
+        description: "{{ $value | humanize }} pairs of the same picture are in two splits of {{ $labels.namespace }}/{{ $labels.transferjob }}; its test result looks better than it is.",
     },
 ];
 

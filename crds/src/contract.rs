@@ -270,6 +270,72 @@ pub struct Progress {
     /// The newest checkpoint that is safely written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointRef>,
+    /// What the doctor found, once the data was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataFindings>,
+}
+
+/// What the doctor found in the data, in numbers; the pairs themselves are in `data.json` of the output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataFindings {
+    /// Images that were looked at.
+    pub images: u64,
+    /// Pairs of the same picture in two splits, exactly or nearly.
+    pub pairs_across_splits: u64,
+    /// Pairs of the same picture under two labels.
+    pub label_conflicts: u64,
+    /// Features that tell the label and should not, the strongest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortcuts: Vec<ShortcutFinding>,
+}
+
+/// A feature that predicts a class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShortcutFinding {
+    /// What predicts it.
+    pub feature: ShortcutFeature,
+    /// The class that is predicted best, against all others.
+    pub class: String,
+    /// Cross-validated AUROC.
+    pub auroc: f64,
+}
+
+/// What of an image is not the disease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ShortcutFeature {
+    /// Mean and spread of the outermost sixteenth of each side.
+    BorderPixels,
+    /// Width and height.
+    ImageSize,
+    /// Width divided by height.
+    AspectRatio,
+    /// Bits and channels per pixel.
+    BitDepth,
+    /// JPEG, PNG, …
+    FileFormat,
+    /// The folder that the file lies in; not in class folders, where it is the label.
+    SourceFolder,
+}
+
+impl ShortcutFeature {
+    /// Every feature.
+    pub const ALL: [Self; 6] = [Self::BorderPixels, Self::ImageSize, Self::AspectRatio, Self::BitDepth, Self::FileFormat, Self::SourceFolder];
+
+    /// In words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BorderPixels => "border pixels",
+            Self::ImageSize => "image size",
+            Self::AspectRatio => "aspect ratio",
+            Self::BitDepth => "bit depth",
+            Self::FileFormat => "file format",
+            Self::SourceFolder => "source folder",
+        }
+    }
 }
 
 impl Default for Progress {
@@ -285,6 +351,7 @@ impl Default for Progress {
             loss: None,
             metrics: BTreeMap::new(),
             checkpoint: None,
+            data: None,
         }
     }
 }

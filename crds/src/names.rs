@@ -33,6 +33,10 @@ pub const CONDITION_FAILED: &str = "Failed";
 pub const CONDITION_RECONCILING: &str = "Reconciling";
 /// kstatus: nothing will change without somebody's help.
 pub const CONDITION_STALLED: &str = "Stalled";
+/// The data was looked at: `True` with what was found, `False` when it was refused, `Unknown` before.
+pub const CONDITION_DATA_CHECKED: &str = "DataChecked";
+/// Something that is not the disease tells the label: `Unknown` before the data was looked at.
+pub const CONDITION_SHORTCUT_SUSPECTED: &str = "ShortcutSuspected";
 
 /// Name of the trainer's container.
 pub const CONTAINER: &str = "trainer";

@@ -19,7 +19,7 @@ pub struct TransferJobStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Suspended, Running, Complete, Failed, and kstatus' Reconciling and Stalled.
+    /// Suspended, Running, Complete, Failed, DataChecked, ShortcutSuspected, and kstatus' Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -51,6 +51,9 @@ pub struct TransferJobStatus {
     /// The newest checkpoint that is safely written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
+    /// What the doctor found in the data; the pairs themselves are in data.json of the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataStatus>,
     /// The first failure of the last attempt that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -140,6 +143,21 @@ pub struct ProgressStatus {
     /// Estimated time that is left, as `4m10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<String>,
+}
+
+/// What the doctor found in the data.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataStatus {
+    /// Images that were looked at.
+    pub images: i64,
+    /// Pairs of the same picture in two splits, exactly or nearly; they make the test result look better than it is.
+    pub pairs_across_splits: i64,
+    /// Pairs of the same picture under two labels, of which one is wrong.
+    pub label_conflicts: i64,
+    /// Features that are not the disease and tell the label all the same, the strongest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortcuts: Vec<String>,
 }
 
 /// How often the gang was started again, by cause.

@@ -120,9 +120,10 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usi
     storage::write_whole(&folder.join("metrics.json"), &to_json(&metrics)?)?;
     storage::write_whole(&folder.join(PREDICTIONS), table.as_bytes())?;
     storage::write_whole(&folder.join("history.csv"), history.as_bytes())?;
+    storage::write_whole(&folder.join("data.json"), &to_json(&recipe.report)?)?;
 
     let mut files = BTreeMap::new();
-    for name in [MODEL, DESCRIPTION, "metrics.json", PREDICTIONS, "history.csv"] {
+    for name in [MODEL, DESCRIPTION, "metrics.json", PREDICTIONS, "history.csv", "data.json"] {
         let path = folder.join(name);
         files.insert(name.to_owned(), storage::entry(&path).map_err(|e| Failure::storage(&path, e))?);
     }

@@ -31,6 +31,11 @@ pub(super) fn dashboard() -> Value {
                     .alarm(3.0),
                 lines("Checkpoint", "none", "Epochs in the newest checkpoint: what a lost node would not take.", &[(&own("graft_job_checkpoint_epoch"), "epoch")])
                     .shape(Shape::Number),
+                lines("Found in the data", "none", "Pairs of the same picture in two splits or under two labels, and features that tell the label and should not.", &[
+                    (&own("graft_job_data_findings"), "{{kind}}"),
+                ])
+                .shape(Shape::Number)
+                .alarm(1.0),
                 lines("Needs help", "none", "1 when nothing will change without somebody's help.", &[(&own("graft_job_stalled"), "stalled")]).shape(Shape::Number).alarm(1.0),
             ],
         },

@@ -303,12 +303,10 @@ impl<'a> Draft<'a> {
     pub fn finish(mut self) -> Plan {
         let workers = &self.world.job.spec.workers;
         let phase = self.status.phase.unwrap_or_default();
-        let message = self.status.message.clone().unwrap_or_default();
         self.status.phase = Some(phase);
         self.status.observed_generation = self.world.job.metadata.generation;
         self.status.workers = Some(format!("{}x{}", workers.replicas, workers.processes_per_pod()));
-        self.status.conditions =
-            conditions::render(&self.status.conditions, phase, self.status.failure.as_ref(), self.stuck.as_ref(), &message, self.world.now);
+        self.status.conditions = conditions::render(&self.status, self.stuck.as_ref(), self.world.now);
         let old = self.world.job.status.as_ref();
         self.plan.carries_progress = old.and_then(|s| s.progress.as_ref()) != self.status.progress.as_ref();
         self.plan.status = (old != Some(&self.status)).then_some(self.status);

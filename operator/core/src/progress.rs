@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use graft_crds::TransferJobStatus;
-use graft_crds::contract::Progress;
+use graft_crds::contract::{DataFindings, Progress, ShortcutFeature, truncate};
 use graft_crds::spec::Evaluation;
-use graft_crds::status::{CheckpointStatus, ProgressStatus};
+use graft_crds::status::{CheckpointStatus, DataStatus, ProgressStatus};
 use jiff::{SignedDuration, Timestamp};
 
 /// Write progress into a status.
@@ -24,8 +24,25 @@ pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Ev
         status.metrics = progress.metrics.iter().filter(|(_, v)| v.is_finite()).map(|(k, v)| (k.clone(), format!("{v:.4}"))).collect();
         status.headline = headline(&progress.metrics, evaluation);
     }
+    if let Some(findings) = &progress.data {
+        status.data = Some(data(findings));
+    }
     if let Some(checkpoint) = &progress.checkpoint {
         status.checkpoint = Some(CheckpointStatus { epoch: signed(checkpoint.epoch), digest: checkpoint.digest.clone() });
+    }
+}
+
+/// Findings come from a pod: no more of them than there are features, and no class name at length or with control characters.
+fn data(findings: &DataFindings) -> DataStatus {
+    let shortcut = |found: &graft_crds::contract::ShortcutFinding| {
+        let class: String = truncate(&found.class, 63).chars().filter(|letter| !letter.is_control()).collect();
+        format!("{} (tells {class}, AUROC {:.2})", found.feature.name(), found.auroc)
+    };
+    DataStatus {
+        images: signed(findings.images),
+        pairs_across_splits: signed(findings.pairs_across_splits),
+        label_conflicts: signed(findings.label_conflicts),
+        shortcuts: findings.shortcuts.iter().take(ShortcutFeature::ALL.len()).map(shortcut).collect(),
     }
 }
 
@@ -37,6 +54,7 @@ pub fn show_if_news(status: &mut TransferJobStatus, progress: &Progress, evaluat
     let news = candidate.stage != status.stage
         || candidate.metrics != status.metrics
         || candidate.checkpoint != status.checkpoint
+        || candidate.data != status.data
         || key(candidate.progress.as_ref()) != key(status.progress.as_ref());
     match due {
         Due::Now if news => *status = candidate,
@@ -169,6 +187,18 @@ mod tests {
         assert_eq!(status, before);
         show_if_news(&mut status, &progress, &evaluation, Due::Now);
         assert_eq!(status.progress.unwrap().samples_per_second.unwrap(), "20.0");
+    }
+
+    #[test]
+    fn what_was_found_in_the_data_is_news_and_bounded() {
+        let hostile = graft_crds::contract::ShortcutFinding { feature: ShortcutFeature::ImageSize, class: format!("a\n\u{1b}{}", "b".repeat(9000)), auroc: 0.913 };
+        let findings = DataFindings { images: 746, pairs_across_splits: 2, label_conflicts: u64::MAX, shortcuts: vec![hostile; 50] };
+        let mut status = TransferJobStatus::default();
+        let progress = Progress { data: Some(findings), ..Progress::default() };
+        show_if_news(&mut status, &progress, &Evaluation::default(), Due::Now);
+        let data = status.data.unwrap();
+        assert_eq!((data.images, data.pairs_across_splits, data.label_conflicts, data.shortcuts.len()), (746, 2, i64::MAX, 6));
+        assert!(data.shortcuts[0].starts_with("image size (tells ab") && data.shortcuts[0].len() < 120, "{}", data.shortcuts[0]);
     }
 
     #[test]

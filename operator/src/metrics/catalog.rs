@@ -130,6 +130,12 @@ pub(super) const JOB_RESTARTS: Metric = metric(
 );
 pub(super) const JOB_HEADLINE: Metric =
     metric(Kind::Gauge, "graft_job_headline", &["namespace", "transferjob", "metric"], "The first of the metrics that the job was asked for");
+pub(super) const JOB_FINDINGS: Metric = metric(
+    Kind::Gauge,
+    "graft_job_data_findings",
+    &["namespace", "transferjob", "kind"],
+    "What was found in the job's data by kind: pairs of a picture across_splits, pairs with label_conflict, or a shortcut that tells the label",
+);
 pub(super) const JOB_START: Metric =
     metric(Kind::Gauge, "graft_job_start_time_seconds", JOB, "When the run's first pods were asked for, in seconds since 1970");
 pub(super) const JOB_END: Metric = metric(Kind::Gauge, "graft_job_completion_time_seconds", JOB, "When the run ended, in seconds since 1970");
@@ -170,6 +176,7 @@ pub const ALL: &[Metric] = &[
     JOB_GPUS,
     JOB_RESTARTS,
     JOB_HEADLINE,
+    JOB_FINDINGS,
     JOB_START,
     JOB_END,
 ];

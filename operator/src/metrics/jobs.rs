@@ -22,6 +22,7 @@ struct Series {
     gpus: IntGaugeVec,
     restarts: IntCounterVec,
     headline: GaugeVec,
+    findings: IntGaugeVec,
     start: IntGaugeVec,
     end: IntGaugeVec,
 }
@@ -39,6 +40,7 @@ impl Series {
             gpus: catalog::JOB_GPUS.gauge(registry)?,
             restarts: catalog::JOB_RESTARTS.counter(registry)?,
             headline: catalog::JOB_HEADLINE.float(registry)?,
+            findings: catalog::JOB_FINDINGS.gauge(registry)?,
             start: catalog::JOB_START.gauge(registry)?,
             end: catalog::JOB_END.gauge(registry)?,
         })
@@ -56,6 +58,12 @@ impl Series {
         }
         if let Some((metric, value)) = status.headline.as_deref().and_then(headline) {
             self.headline.with_label_values(&[namespace, name, metric]).set(value);
+        }
+        if let Some(data) = &status.data {
+            let shortcuts = i64::try_from(data.shortcuts.len()).unwrap_or(i64::MAX);
+            for (kind, count) in [("across_splits", data.pairs_across_splits), ("label_conflict", data.label_conflicts), ("shortcut", shortcuts)] {
+                self.findings.with_label_values(&[namespace, name, kind]).set(count);
+            }
         }
         if let Some(time) = &status.start_time {
             self.start.with_label_values(&own).set(time.0.as_second());
@@ -150,6 +158,7 @@ mod tests {
     fn running() -> serde_json::Value {
         json!({"phase": "Running", "headline": "auroc=0.941", "startTime": "2026-01-01T00:00:00Z",
                "progress": {"summary": "63%", "percent": 63, "epoch": 12, "epochs": 20, "samplesPerSecond": "412.5"},
+               "data": {"images": 746, "pairsAcrossSplits": 2, "labelConflicts": 0, "shortcuts": ["image size (tells a, AUROC 0.91)"]},
                "checkpoint": {"epoch": 12, "digest": "d"}, "restarts": {"total": 1, "failures": 1, "preemptions": 0}})
     }
 
@@ -161,6 +170,8 @@ mod tests {
             "graft_jobs{namespace=\"radiology\",phase=\"Failed\"} 0",
             "graft_job_progress_ratio{namespace=\"radiology\",transferjob=\"job-0001\"} 0.63",
             "graft_job_headline{metric=\"auroc\",namespace=\"radiology\",transferjob=\"job-0001\"} 0.941",
+            "graft_job_data_findings{kind=\"across_splits\",namespace=\"radiology\",transferjob=\"job-0001\"} 2",
+            "graft_job_data_findings{kind=\"shortcut\",namespace=\"radiology\",transferjob=\"job-0001\"} 1",
             "graft_job_restarts_total{cause=\"failure\",namespace=\"radiology\",transferjob=\"job-0001\"} 1",
         ] {
             assert!(own.contains(line), "{line} is not in\n{own}");

@@ -2,6 +2,7 @@
 
 use graft_crds::architectures::Padding;
 use graft_crds::spec::Backbone;
+use graft_data::doctor::Report;
 use graft_data::{Dataset, Geometry, Loader};
 use graft_torch::tch::{Device, Kind, Tensor};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ pub(crate) struct Recipe {
     pub(crate) model: Model,
     pub(crate) dataset: Dataset,
     pub(crate) loader: Loader,
+    /// What the doctor found; on rank 0.
+    pub(crate) report: Option<Report>,
     pub(crate) geometry: Geometry,
     pub(crate) normaliser: Normaliser,
     pub(crate) padding: Padding,

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use graft_crds::contract::{CheckpointRef, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
+use graft_crds::contract::{CheckpointRef, DataFindings, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
 use graft_crds::spec::AfterFineTune;
 use graft_torch::tch::{Device, Tensor};
 use graft_torch::{Interface, ProcessGroup, Store, device};
@@ -264,6 +264,11 @@ impl Rank {
 
     fn checkpointed(&mut self, checkpoint: CheckpointRef) {
         self.progress.checkpoint = Some(checkpoint);
+        self.report();
+    }
+
+    fn found(&mut self, findings: DataFindings) {
+        self.progress.data = Some(findings);
         self.report();
     }
 

@@ -2,7 +2,7 @@
 //! layer names, then every image is decoded once, each rank its share, and the doctor judges what was seen.
 
 use graft_crds::contract::ExitReason;
-use graft_data::doctor::{self, Fingerprint};
+use graft_data::doctor::{self, Fingerprint, Report};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
@@ -52,24 +52,26 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
-    examine(rank, &dataset, prints)?;
-    Ok(Recipe { model, dataset, loader, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
+    let report = examine(rank, &dataset, prints)?;
+    Ok(Recipe { model, dataset, loader, report, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
 }
 
-/// The doctor judges all images, on rank 0 alone. What it refuses, all ranks must refuse.
-fn examine(rank: &Rank, dataset: &Dataset, prints: Vec<Fingerprint>) -> Result<(), Failure> {
-    let mut refused = Ok(());
+/// The doctor judges all images, on rank 0 alone, which gets its report. What it refuses, all ranks must refuse.
+fn examine(rank: &mut Rank, dataset: &Dataset, prints: Vec<Fingerprint>) -> Result<Option<Report>, Failure> {
+    let (mut refused, mut judged) = (Ok(()), None);
     if rank.rank == 0 {
         let prints: Vec<_> = prints.into_iter().map(Some).collect();
         let report = doctor::judge(dataset, &prints, rank.config.gang.threads as usize);
         rank.log(report.line());
         refused = report.obey(rank.config.data.duplicates);
+        rank.found(report.findings());
+        judged = Some(report);
     }
     if rank.any(refused.as_ref().map(drop).map_err(drop))? {
         refused?;
         return Err(Failure::new(ExitReason::DataError, "DataRefused", "rank 0 refused the data; its message says why"));
     }
-    Ok(())
+    Ok(judged)
 }
 
 fn list(names: &[String]) -> String {

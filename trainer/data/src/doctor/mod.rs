@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 
 pub use fingerprint::Fingerprint;
 pub use report::{ClassCount, Member, Pair, PairCounts, Patients, Report};
-pub use shortcut::{Feature, Shortcut};
+pub use shortcut::Shortcut;
 
 use crate::dataset::{Dataset, Sample, Split};
 use crate::decode::{Reading, guarded, read_file};

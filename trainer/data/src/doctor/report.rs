@@ -1,6 +1,7 @@
 //! What the doctor found, as data: counts, the pairs that matter, and one line for a log. Patients appear under their
 //! pseudonyms only.
 
+use graft_crds::contract::{DataFindings, ShortcutFinding};
 use graft_crds::spec::Duplicates;
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +178,19 @@ impl Report {
             harmful.label_conflicts,
             if shortcuts.is_empty() { "none".into() } else { shortcuts.join(", ") },
         )
+    }
+
+    /// The counts for a status, without names.
+    #[must_use]
+    pub fn findings(&self) -> DataFindings {
+        let harmful = self.harmful_pairs();
+        let shortcuts = self.shortcuts.iter().map(|s| ShortcutFinding { feature: s.feature, class: s.class.clone(), auroc: s.auroc });
+        DataFindings {
+            images: self.images as u64,
+            pairs_across_splits: harmful.across_splits as u64,
+            label_conflicts: harmful.label_conflicts as u64,
+            shortcuts: shortcuts.collect(),
+        }
     }
 
     /// What `spec.data.duplicates` says of pictures in two splits and pictures with two labels.

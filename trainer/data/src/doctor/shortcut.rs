@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use graft_crds::contract::ShortcutFeature as Feature;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,41 +25,6 @@ const MOST: usize = 20_000;
 const LEAST_SIDE: u32 = 64;
 /// Folders or formats beyond the most frequent of these are one kind.
 const KINDS: usize = 16;
-
-/// What a probe looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Feature {
-    /// Mean and spread of the outermost sixteenth of each side.
-    BorderPixels,
-    /// Width and height.
-    ImageSize,
-    /// Width divided by height.
-    AspectRatio,
-    /// Bits and channels per pixel.
-    BitDepth,
-    /// JPEG, PNG, …
-    FileFormat,
-    /// The folder that the file lies in; not in class folders, where it is the label.
-    SourceFolder,
-}
-
-impl Feature {
-    const ALL: [Self; 6] = [Self::BorderPixels, Self::ImageSize, Self::AspectRatio, Self::BitDepth, Self::FileFormat, Self::SourceFolder];
-
-    /// In words.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BorderPixels => "border pixels",
-            Self::ImageSize => "image size",
-            Self::AspectRatio => "aspect ratio",
-            Self::BitDepth => "bit depth",
-            Self::FileFormat => "file format",
-            Self::SourceFolder => "source folder",
-        }
-    }
-}
 
 /// A feature that predicts a class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
