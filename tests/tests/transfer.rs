@@ -108,9 +108,17 @@ fn explained(site: &Site) {
     }
 }
 
+/// Status and reason of a condition.
+fn condition<'a>(status: &'a TransferJobStatus, kind: &str) -> (&'a str, &'a str) {
+    let condition = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+    (&condition.status, &condition.reason)
+}
+
 fn from_apply_to_a_model(site: &Site) {
     site.apply("calm", |_| {});
     let end = site.end("calm", Phase::Succeeded);
+    assert_eq!((condition(&end, "DataChecked").0, end.data.as_ref().map(|data| data.images > 0)), ("True", Some(true)), "{end:#?}");
+    assert_ne!(condition(&end, "ShortcutSuspected").0, "Unknown");
     assert!(end.metrics.contains_key("auroc") && end.output.is_some() && end.restarts.total == 0, "{end:#?}");
     let wide = site.kubectl(&["get", "tj", "calm", "-n", NAMESPACE, "-o", "wide"]);
     for part in ["Succeeded", "100%", "auroc=", "resnet18", "2"] {
@@ -132,9 +140,10 @@ fn a_finished_job_stays_finished(site: &Site) {
 fn bad_data_fails_once(site: &Site) {
     site.apply("bad", |job| job["spec"]["data"]["columns"]["label"] = "lable".into());
     let end = site.end("bad", Phase::Failed);
-    let failure = end.failure.unwrap();
+    let failure = end.failure.as_ref().unwrap();
     assert_eq!((failure.class, failure.reason.as_str(), end.restarts.total), (FailureClass::DataError, "ColumnNotFound", 0));
     assert!(failure.message.contains("manifest.csv") && failure.message.contains("label"), "{}", failure.message);
+    assert_eq!(condition(&end, "DataChecked"), ("False", "ColumnNotFound"));
     let events = site.kubectl(&[
         "get",
         "events",

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use graft_crds::names::{CONDITION_DATA_CHECKED, CONDITION_SHORTCUT_SUSPECTED};
 use graft_crds::status::{Phase, TransferJobStatus};
 use graft_tests::cluster::{Cluster, Lifetime, Parts, can_run_node};
 use graft_tests::scenario::{self, Operator, TRAINER_IMAGE, kubectl};
@@ -132,6 +133,10 @@ fn in_cluster(work: &Path, models: &Path, material: &Material, image: &Path, kee
     }
     for (name, value) in &end.metrics {
         println!("{name:>24}  {value}");
+    }
+    for kind in [CONDITION_DATA_CHECKED, CONDITION_SHORTCUT_SUSPECTED] {
+        let condition = end.conditions.iter().find(|c| c.type_ == kind).with_context(|| format!("the status has no condition {kind}"))?;
+        println!("{kind}={}  {}: {}", condition.status, condition.reason, condition.message);
     }
     if let Some(output) = &end.output {
         println!("model: {} (manifest sha256 {})", output.uri, output.digest);
