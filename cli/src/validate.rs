@@ -2,10 +2,12 @@
 //! weights and the names of unfrozen layers fit the architecture; nothing is written, but weights from the network are kept in the user's
 //! cache folder.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use graft_crds::TransferJobSpec;
 use graft_crds::contract::{ExitReason, TrainerFailure};
+use graft_crds::spec::BadInput;
 use graft_data::doctor;
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, Split};
 use graft_torch::tch::Device;
@@ -38,9 +40,17 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     let geometry = Geometry::resolve(spec.backbone.architecture, spec.backbone.preprocessing.as_ref()).map_err(|e| data_failure(&e))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let loader = Loader::new(dataset.samples.clone(), geometry, Reading::of(&spec.data), threads, DecodeCache::new(0));
-    let prints = loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
-    println!("{} images decode", prints.len());
-    let prints: Vec<_> = prints.into_iter().map(Some).collect();
+    let examined = loader.examine(0..dataset.samples.len());
+    if spec.data.on_bad_input == BadInput::Stop && examined.iter().any(Result::is_err) {
+        loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
+    }
+    let bad: BTreeSet<usize> = examined.iter().enumerate().filter(|(_, print)| print.is_err()).map(|(index, _)| index).collect();
+    println!("{} images decode", examined.len() - bad.len());
+    for (sample, why) in dataset.samples.iter().zip(&examined).filter_map(|(sample, print)| Some((sample, print.as_ref().err()?))) {
+        println!("left out: {}: {why}", sample.shown());
+    }
+    dataset.without(&bad).map_err(|e| data_failure(&e))?;
+    let prints: Vec<_> = examined.into_iter().map(Result::ok).collect();
     let report = doctor::judge(&dataset, &prints, threads);
     println!("{}", report.line());
     report.obey(spec.data.duplicates).map_err(|e| data_failure(&e))?;

@@ -103,6 +103,20 @@ fn images_that_do_not_decode_are_all_listed() {
         fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
     }
     refused(&site, |_| {}, DATA, "UndecodableInput", &bad);
+
+    let skip = |job: &mut Value| job["spec"]["data"]["onBadInput"] = "skip".into();
+    let run = site.run("rest", skip);
+    assert_eq!(run.summary()["progress"]["data"]["skipped"], json!(3), "{}", run.stdout);
+    for name in bad {
+        assert!(run.logs(&format!("left out: images/{name} (")), "{name}: {}", run.stdout);
+    }
+    let report: Value = serde_json::from_slice(&site.read("rest/data.json")).unwrap();
+    assert_eq!((&report["images"], &report["undecodable"]), (&json!(57), &json!(3)));
+    let validated = Run::of(graft(&["validate", &site.path("rest.json").to_string_lossy()]));
+    assert!(validated.code == Some(0) && validated.stdout.contains("57 images decode"), "{}", validated.stdout);
+    // A class of which nothing is left is no class.
+    site.manifest(|row, line| (row == 1 || !line.contains(",lesion,train,") || line.contains("patient-000-slice-1")).then(|| line.to_owned()));
+    refused(&site, skip, DATA, "UndecodableInput", &["nothing is left of", "lesion"]);
 }
 
 #[test]

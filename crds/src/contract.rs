@@ -281,6 +281,9 @@ pub struct Progress {
 pub struct DataFindings {
     /// Images that were looked at.
     pub images: u64,
+    /// Images that cannot be decoded and were left out.
+    #[serde(default)]
+    pub skipped: u64,
     /// Pairs of the same picture in two splits, exactly or nearly.
     pub pairs_across_splits: u64,
     /// Pairs of the same picture under two labels.

@@ -151,6 +151,9 @@ pub struct ProgressStatus {
 pub struct DataStatus {
     /// Images that were looked at.
     pub images: i64,
+    /// Images that cannot be decoded and were left out, as spec.data.onBadInput says.
+    #[serde(default)]
+    pub skipped: i64,
     /// Pairs of the same picture in two splits, exactly or nearly; they make the test result look better than it is.
     pub pairs_across_splits: i64,
     /// Pairs of the same picture under two labels, of which one is wrong.

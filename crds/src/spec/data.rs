@@ -39,11 +39,26 @@ pub struct Data {
     /// What happens when the same picture is in two splits, or under two labels. Default: record.
     #[serde(default)]
     pub duplicates: Duplicates,
+    /// What happens when an image cannot be decoded: `stop` before training and name all of them, or `skip` them, which is counted in
+    /// status.data. Default: stop.
+    #[serde(default)]
+    pub on_bad_input: BadInput,
     /// Grey windows for DICOM and NIfTI files: one, or three that become the red, green and blue channel. Default: the window that a
     /// DICOM file names, else its full range; for NIfTI the volume's range without half a percent at each end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
     pub windows: Vec<Window>,
+}
+
+/// What happens when an image cannot be decoded.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BadInput {
+    /// The job fails before training and names all bad files.
+    #[default]
+    Stop,
+    /// The files are left out, named in the log and counted.
+    Skip,
 }
 
 /// Where a patient's id comes from.

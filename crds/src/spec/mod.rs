@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use data::{Data, DataColumns, DataSet, DataSplits, Duplicates, PatientFrom, Validation, Window};
+pub use data::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, PatientFrom, Validation, Window};
 pub use pod::{Mount, NfsSource, Volume, Workers};
 pub use recipe::{Augment, ClassWeights, Clip, Keep, Loss, LossName, Mix, Precision, Schedule, ScheduleName};
 pub use training::{

@@ -40,6 +40,7 @@ fn data(findings: &DataFindings) -> DataStatus {
     };
     DataStatus {
         images: signed(findings.images),
+        skipped: signed(findings.skipped),
         pairs_across_splits: signed(findings.pairs_across_splits),
         label_conflicts: signed(findings.label_conflicts),
         shortcuts: findings.shortcuts.iter().take(ShortcutFeature::ALL.len()).map(shortcut).collect(),
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn what_was_found_in_the_data_is_news_and_bounded() {
         let hostile = graft_crds::contract::ShortcutFinding { feature: ShortcutFeature::ImageSize, class: format!("a\n\u{1b}{}", "b".repeat(9000)), auroc: 0.913 };
-        let findings = DataFindings { images: 746, pairs_across_splits: 2, label_conflicts: u64::MAX, shortcuts: vec![hostile; 50] };
+        let findings = DataFindings { images: 746, skipped: 1, pairs_across_splits: 2, label_conflicts: u64::MAX, shortcuts: vec![hostile; 50] };
         let mut status = TransferJobStatus::default();
         let progress = Progress { data: Some(findings), ..Progress::default() };
         show_if_news(&mut status, &progress, &Evaluation::default(), Due::Now);

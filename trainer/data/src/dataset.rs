@@ -63,6 +63,12 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The image and where it stands, for messages: `key (file:row)`, or the path in class folders.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        if self.row.is_some() { format!("{} ({})", self.key, self.place) } else { self.place.clone() }
+    }
+
     /// The name under which the patient may be shown; see [`pseudonym`].
     #[must_use]
     pub fn patient_pseudonym(&self) -> Option<String> {
@@ -115,6 +121,24 @@ impl Dataset {
         });
         let samples = samples.collect();
         Ok(Self { classes, positive, samples })
+    }
+
+    /// Without the samples whose image cannot be decoded, `bad` by their indices.
+    ///
+    /// # Errors
+    /// A split or a class of the training data has nothing left.
+    pub fn without(&self, bad: &BTreeSet<usize>) -> Result<Self, DataError> {
+        let samples = self.samples.iter().enumerate().filter(|(index, _)| !bad.contains(index)).map(|(_, sample)| sample.clone());
+        let left = Self { samples: samples.collect(), ..self.clone() };
+        let empty = Split::ALL.into_iter().filter(|split| left.split(*split).is_empty()).map(|split| format!("split {}", split.name()));
+        let trained: BTreeSet<usize> = left.split(Split::Train).iter().map(|sample| sample.label).collect();
+        let lost = (0..left.classes.len()).filter(|class| !trained.contains(class)).map(|class| format!("training images of {:?}", left.classes[class]));
+        let gone: Vec<String> = empty.chain(lost).collect();
+        if gone.is_empty() {
+            return Ok(left);
+        }
+        let what = format!("{} images cannot be decoded, and without them nothing is left of", bad.len());
+        Err(DataError::one(Finding::new(Reason::UndecodableInput, what, gone, "replace the files")))
     }
 
     /// Indices of a split in [`Dataset::samples`]; training begins at 0.

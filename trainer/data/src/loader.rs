@@ -99,11 +99,7 @@ impl Shared {
     }
 
     fn undecodable(&self, failed: BTreeMap<usize, String>) -> DataError {
-        let places = failed.iter().map(|(index, why)| {
-            let sample = &self.samples[*index];
-            let place = if sample.row.is_some() { format!("{} ({})", sample.key, sample.place) } else { sample.place.clone() };
-            format!("{place}: {why}")
-        });
+        let places = failed.iter().map(|(index, why)| format!("{}: {why}", self.samples[*index].shown()));
         let what = format!("{} image files cannot be decoded", failed.len());
         DataError::one(Finding::new(Reason::UndecodableInput, what, places.collect(), "replace the files or remove their rows"))
     }
@@ -208,15 +204,22 @@ impl Loader {
     /// # Errors
     /// `UndecodableInput` with all files that cannot be decoded.
     pub fn check(&self, range: Range<usize>) -> Result<Vec<Fingerprint>, DataError> {
-        let range = range.start.min(self.shared.samples.len())..range.end.min(self.shared.samples.len());
         let (mut prints, mut failed) = (Vec::with_capacity(range.len()), BTreeMap::new());
-        for (index, result) in range.clone().zip(parallel::map(range.len(), self.workers.len(), |at| self.shared.examine(range.start + at))) {
+        for (index, result) in (range.start..).zip(self.examine(range)) {
             match result {
                 Ok(print) => prints.push(print),
                 Err(why) => drop(failed.insert(index, why)),
             }
         }
         if failed.is_empty() { Ok(prints) } else { Err(self.shared.undecodable(failed)) }
+    }
+
+    /// As [`Loader::check`], and says of each image that cannot be decoded why.
+    #[must_use]
+    pub fn examine(&self, range: Range<usize>) -> Vec<Result<Fingerprint, String>> {
+        let end = range.end.min(self.shared.samples.len());
+        let start = range.start.min(end);
+        parallel::map(end - start, self.workers.len(), |at| self.shared.examine(start + at))
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
+use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::{DataError, Dataset, Split};
 
 fn set(folder: &Path, manifest: &str) -> DataSet {
@@ -23,6 +23,7 @@ fn data(folder: &Path) -> Data {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     }
 }
 
@@ -168,6 +169,7 @@ fn separate_folders_of_classes() {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     };
     says(&Dataset::load(&data, &Task::default(), 0).unwrap_err(), "UnknownClass", &["\"c\"", "test/c/1.png"]);
     fs::remove_dir_all(root.path().join("test/c")).unwrap();

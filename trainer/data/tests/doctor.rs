@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
+use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::doctor::{self, Report};
 use graft_data::{Dataset, Reading};
 use image::{DynamicImage, GrayImage, Luma};
@@ -19,6 +19,7 @@ fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     }
 }
 

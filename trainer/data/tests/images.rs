@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
+use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Reading, data_digest, decode, fit};
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 
@@ -66,6 +66,7 @@ fn folders() -> (tempfile::TempDir, Data) {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     };
     (root, data)
 }
@@ -153,6 +154,7 @@ fn covid_ct_decodes_as_a_whole() {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     };
     let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();
     let geometry = Geometry::resolve(graft_crds::Architecture::ResNet18, None).unwrap();

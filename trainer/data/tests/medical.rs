@@ -9,7 +9,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::meta::FileMetaTableBuilder;
 use dicom_object::mem::InMemDicomObject;
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, PatientFrom, Task, Validation, Window};
+use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, PatientFrom, Task, Validation, Window};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, decode};
 use graft_crds::spec::{Fit, Interpolation};
 use serde::Deserialize;
@@ -187,6 +187,7 @@ fn job(folder: &Path, patient_from: Option<PatientFrom>) -> Data {
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use graft_crds::spec::{Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
+use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::phantom::{PHANTOM_CLASSES, SOURCE_CLASSES, write_phantom, write_source_domain};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Split};
 
@@ -19,6 +19,7 @@ fn data(folder: &Path, patient: Option<&str>) -> Data {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        on_bad_input: BadInput::Stop,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Everything that can be wrong is found here, before the first training step: labels and splits first, then weights and
 //! layer names, then every image is decoded once, each rank its share, and the doctor judges what was seen.
 
+use std::collections::BTreeSet;
+
 use graft_crds::contract::ExitReason;
+use graft_crds::spec::BadInput;
 use graft_data::doctor::{self, Fingerprint, Report};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
 use graft_torch::tch::{Kind, Tensor};
@@ -46,22 +49,31 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     rank.log(format!("{} numbers are trained ({}), {} stay frozen", summary.trained, list(&summary.groups), summary.frozen));
 
     let threads = rank.config.gang.threads as usize;
-    let loader = Loader::new(dataset.samples.clone(), geometry, Reading::of(&rank.config.data), threads, DecodeCache::new(CACHE));
+    let reading = Reading::of(&rank.config.data);
+    let open = |dataset: &Dataset| Loader::new(dataset.samples.clone(), geometry, reading.clone(), threads, DecodeCache::new(CACHE));
+    let (mut dataset, mut loader) = (dataset, open(&dataset));
     let prints = check_images(rank, &dataset, &loader)?;
+    let report = examine(rank, &dataset, &prints)?;
+    let bad: BTreeSet<usize> = prints.iter().enumerate().filter(|(_, print)| print.is_none()).map(|(index, _)| index).collect();
+    if !bad.is_empty() {
+        tell_skipped(rank, &dataset, &loader, &bad);
+        dataset = dataset.without(&bad)?;
+        dataset.check_world(rank.world)?;
+        loader = open(&dataset);
+    }
+    let prints: Vec<Fingerprint> = prints.into_iter().flatten().collect();
     let lost = || Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {} images", prints.len(), dataset.samples.len()));
     let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
-    let report = examine(rank, &dataset, prints)?;
     Ok(Recipe { model, dataset, loader, report, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
 }
 
 /// The doctor judges all images, on rank 0 alone, which gets its report. What it refuses, all ranks must refuse.
-fn examine(rank: &mut Rank, dataset: &Dataset, prints: Vec<Fingerprint>) -> Result<Option<Report>, Failure> {
+fn examine(rank: &mut Rank, dataset: &Dataset, prints: &[Option<Fingerprint>]) -> Result<Option<Report>, Failure> {
     let (mut refused, mut judged) = (Ok(()), None);
     if rank.rank == 0 {
-        let prints: Vec<_> = prints.into_iter().map(Some).collect();
-        let report = doctor::judge(dataset, &prints, rank.config.gang.threads as usize);
+        let report = doctor::judge(dataset, prints, rank.config.gang.threads as usize);
         rank.log(report.line());
         refused = report.obey(rank.config.data.duplicates);
         rank.found(report.findings());
@@ -78,18 +90,34 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-/// Decode every image once, each rank its share; gives the fingerprints of all. If any rank finds a bad one, all look at
-/// everything, so that the error names every bad file.
-fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<Fingerprint>, Failure> {
+/// Decode every image once, each rank its share; gives the fingerprints of all, none for those that are left out. Unless they
+/// may be, and if any rank finds a bad one, all look at everything, so that the error names every bad file.
+fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<Option<Fingerprint>>, Failure> {
     let n = dataset.samples.len();
-    let mine = loader.check(sampler::shard(n, rank.rank, rank.world));
-    if rank.any(mine.as_ref().map(drop).map_err(drop))? {
-        loader.check(0..n)?;
+    let mine = loader.examine(sampler::shard(n, rank.rank, rank.world));
+    if rank.config.data.on_bad_input == BadInput::Stop {
+        let sound = if mine.iter().all(Result::is_ok) { Ok(()) } else { Err(()) };
+        if rank.any(sound)? {
+            loader.check(0..n)?;
+        }
     }
-    let mine: Vec<u8> = mine?.iter().flat_map(Fingerprint::to_bytes).collect();
-    let shape = [(mine.len() / Fingerprint::BYTES) as i64, Fingerprint::BYTES as i64];
-    let local = Tensor::f_from_data_size(&mine, &shape, Kind::Uint8)?.f_to_device(rank.device)?;
+    // A fingerprint and whether there is one.
+    const ROW: usize = Fingerprint::BYTES + 1;
+    let row = |print: &Result<Fingerprint, String>| print.as_ref().map_or_else(|_| vec![0; ROW], |print| [&[1], &print.to_bytes()[..]].concat());
+    let mine: Vec<u8> = mine.iter().flat_map(row).collect();
+    let local = Tensor::f_from_data_size(&mine, &[(mine.len() / ROW) as i64, ROW as i64], Kind::Uint8)?.f_to_device(rank.device)?;
     let all = rank.gather(&local, n)?.f_flatten(0, 1)?;
     let bytes = Vec::<u8>::try_from(all.f_to_device(graft_torch::tch::Device::Cpu)?)?;
-    Ok(bytes.chunks_exact(Fingerprint::BYTES).filter_map(Fingerprint::from_bytes).collect())
+    Ok(bytes.chunks_exact(ROW).map(|row| (row[0] == 1).then(|| Fingerprint::from_bytes(&row[1..])).flatten()).collect())
+}
+
+/// Name what is left out, and why.
+fn tell_skipped(rank: &Rank, dataset: &Dataset, loader: &Loader, bad: &BTreeSet<usize>) {
+    if rank.rank > 0 {
+        return;
+    }
+    for &index in bad {
+        let why = loader.examine(index..index + 1).pop().and_then(Result::err).unwrap_or_default();
+        rank.log(format!("left out: {}: {why}", dataset.samples[index].shown()));
+    }
 }

@@ -187,6 +187,7 @@ impl Report {
         let shortcuts = self.shortcuts.iter().map(|s| ShortcutFinding { feature: s.feature, class: s.class.clone(), auroc: s.auroc });
         DataFindings {
             images: self.images as u64,
+            skipped: self.undecodable as u64,
             pairs_across_splits: harmful.across_splits as u64,
             label_conflicts: harmful.label_conflicts as u64,
             shortcuts: shortcuts.collect(),
