@@ -220,6 +220,16 @@ fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec
             "a classifier needs at least two: check spec.data.columns.label",
         ));
     }
+    let mut spellings: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for class in &trained {
+        let plain = class.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').flat_map(char::to_lowercase).collect();
+        spellings.entry(plain).or_default().push(class);
+    }
+    for names in spellings.into_values().filter(|names| names.len() > 1) {
+        let seen = names.iter().map(|name| format!("{name:?}")).collect();
+        let what = "the training data has classes whose names differ only in case or spaces";
+        findings.push(Finding::new(Reason::UnknownClass, what, seen, "write each class in one way"));
+    }
     if task.classes.is_empty() {
         return trained.into_iter().map(str::to_owned).collect();
     }

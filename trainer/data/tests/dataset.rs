@@ -112,6 +112,15 @@ fn each_fault_has_its_reason_and_place() {
 }
 
 #[test]
+fn two_spellings_of_a_class_are_one_mistake() {
+    fails(&with(&[("e.png", "Covid", "p5", "train")]), "UnknownClass", &["\"Covid\", \"covid\"", "write each class in one way"]);
+    fails(&with(&[("e.png", "co_vid", "p5", "train")]), "UnknownClass", &["\"co_vid\""]);
+    // Signs tell classes apart.
+    let folder = folder(&with(&[("e.png", "covid+", "p5", "train"), ("f.png", "covid-", "p6", "train")]));
+    assert_eq!(Dataset::load(&data(folder.path()), &Task::default(), 0).unwrap().classes.len(), 4);
+}
+
+#[test]
 fn several_faults_are_told_at_once() {
     let folder = folder(&with(&[("e.png", "flu", "p1", "test")]));
     fs::remove_file(folder.path().join("b.png")).unwrap();
