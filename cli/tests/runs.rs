@@ -39,6 +39,9 @@ fn a_run_writes_a_whole_model_that_verifies() {
     let stages: Vec<&str> = history.lines().skip(1).filter_map(|l| l.split(',').next()).collect();
     assert_eq!(stages.iter().filter(|s| **s == "fineTune").count(), 2);
     assert_eq!(stages.iter().filter(|s| **s == "head").count(), 20);
+    let events: Vec<_> = fs::read_dir(site.path("whole/tensorboard")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    let tags = |tag: &str| events[0].windows(tag.len()).filter(|part| *part == tag.as_bytes()).count();
+    assert_eq!((events.len(), tags("fineTune/train_loss"), tags("head/validation_auroc")), (1, 2, 20));
     let description: Value = serde_json::from_slice(&site.read("whole/model.json")).unwrap();
     assert_eq!((description["architecture"].as_str(), description["classes"][1].as_str()), (Some("mobilenet_v1_025"), Some("lesion")));
 

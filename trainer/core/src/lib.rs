@@ -11,3 +11,4 @@ pub mod rng;
 pub mod sampler;
 pub mod schedule;
 pub mod stage;
+pub mod tensorboard;

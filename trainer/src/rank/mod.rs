@@ -2,6 +2,7 @@
 //! only one may do (write a manifest, train the head) is rank 0's, and the others wait at a barrier.
 
 mod augment;
+mod board;
 mod checkpoint;
 mod criterion;
 mod features;
@@ -32,6 +33,7 @@ use graft_trainer_core::sampler;
 use crate::event::{Event, Failure, RankStart};
 use crate::output;
 
+use board::Board;
 use frozen::Frozen;
 
 pub use inputs::padding;
@@ -103,6 +105,9 @@ pub(crate) struct Rank {
     progress: Progress,
     last_said: Option<Instant>,
     pub(crate) history: Vec<HistoryRow>,
+    board: Option<Board>,
+    /// The board cannot be written, which was said once.
+    boardless: bool,
     /// What is done now is a part of another stage: it tells neither progress nor history.
     aside: bool,
 }
@@ -136,6 +141,8 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         progress: Progress::default(),
         last_said: None,
         history: Vec::new(),
+        board: None,
+        boardless: false,
         aside: false,
         config,
     };
@@ -245,8 +252,23 @@ impl Rank {
             }
         }
         say(&Event::Epoch(row.clone()));
-        self.history.push(row);
+        self.keep(row);
         self.report();
+    }
+
+    /// Into the history, and to where TensorBoard looks.
+    fn keep(&mut self, row: HistoryRow) {
+        if self.rank == 0 && !self.boardless {
+            let board = self.board.take().map_or_else(|| Board::open(&self.output, self.config.run.attempt), Ok);
+            match board.and_then(|mut board| board.epoch(&row).map(|()| board)) {
+                Ok(board) => self.board = Some(board),
+                Err(error) => {
+                    self.boardless = true;
+                    self.log(format!("nothing is written for TensorBoard: {error}"));
+                }
+            }
+        }
+        self.history.push(row);
     }
 
     /// Epochs of the head are many and short: told now and then.
@@ -258,7 +280,7 @@ impl Rank {
             self.epoch_done(row);
         } else {
             self.progress.epoch = row.epoch;
-            self.history.push(row);
+            self.keep(row);
         }
     }
 
