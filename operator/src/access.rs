@@ -56,6 +56,13 @@ pub const ACCESS: &[Access] = &[
         why: "The names of a gang's pods and their configuration.",
         seen: Seen::Request,
     },
+    Access {
+        group: "networking.k8s.io",
+        resources: &["networkpolicies"],
+        verbs: &["create", "patch", "delete"],
+        why: "Who may speak to a gang's pods.",
+        seen: Seen::Request,
+    },
     Access { group: "", resources: &["pods"], verbs: &["list", "watch"], why: "How the gangs are.", seen: Seen::Request },
     Access {
         group: "events.k8s.io",

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -200,6 +201,7 @@ async fn apply_one(context: &Context, job: &TransferJob, child: &Child) -> Resul
     match child {
         Child::ConfigMap(object) => patch::<ConfigMap>(&namespaced(context, job), object).await.map_err(api_error("create the ConfigMap")),
         Child::Service(object) => patch::<Service>(&namespaced(context, job), object).await.map_err(api_error("create the Service")),
+        Child::NetworkPolicy(object) => patch::<NetworkPolicy>(&namespaced(context, job), object).await.map_err(api_error("create the NetworkPolicy")),
         Child::Job(object) => patch::<Job>(&namespaced(context, job), object).await.map_err(api_error("create the Job")),
     }
 }
@@ -217,6 +219,7 @@ async fn delete(context: &Context, job: &TransferJob, child: &ChildRef) -> Resul
     let result = match child.kind {
         ChildKind::ConfigMap => namespaced::<ConfigMap>(context, job).delete(&child.name, &params).await.map(drop),
         ChildKind::Service => namespaced::<Service>(context, job).delete(&child.name, &params).await.map(drop),
+        ChildKind::NetworkPolicy => namespaced::<NetworkPolicy>(context, job).delete(&child.name, &params).await.map(drop),
         ChildKind::Job => namespaced::<Job>(context, job).delete(&child.name, &params).await.map(drop),
     };
     match result {

@@ -144,7 +144,7 @@ impl Site {
     fn children(&self) -> BTreeSet<String> {
         let text = self.kubectl(&[
             "get",
-            "jobs,services,configmaps,pods",
+            "jobs,services,configmaps,networkpolicies,pods",
             "-n",
             NAMESPACE,
             "-l",

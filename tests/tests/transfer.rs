@@ -131,7 +131,7 @@ fn from_apply_to_a_model(site: &Site) {
 }
 
 fn a_finished_job_stays_finished(site: &Site) {
-    site.kubectl(&["delete", "job,service,configmap", "-n", NAMESPACE, "-l", "graft.dev/job=calm"]);
+    site.kubectl(&["delete", "job,service,networkpolicy,configmap", "-n", NAMESPACE, "-l", "graft.dev/job=calm"]);
     std::thread::sleep(Duration::from_secs(3));
     assert!(site.names("job,pod", "calm").is_empty());
     assert_eq!(status(&site.lab.cluster, NAMESPACE, "calm").unwrap().phase, Some(Phase::Succeeded));

@@ -1,4 +1,4 @@
-//! The children of one attempt: ConfigMap, headless Service and Indexed Job, all of one name. Builders state their whole
+//! The children of one attempt: ConfigMap, headless Service, NetworkPolicy and Indexed Job, all of one name. Builders state their whole
 //! intent and never send a partial object, because server-side apply would take an empty field for a wish.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,8 @@ use graft_crds::names::{
 };
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
@@ -118,6 +119,7 @@ pub(crate) fn build(attempt: &Attempt<'_>) -> Result<Vec<Child>, serde_json::Err
     Ok(vec![
         Child::ConfigMap(Box::new(config_map(attempt, text))),
         Child::Service(Box::new(service(attempt))),
+        Child::NetworkPolicy(Box::new(network_policy(attempt))),
         Child::Job(Box::new(job(attempt, &digest))),
     ])
 }
@@ -136,7 +138,7 @@ pub(crate) fn pod_digest(attempt: &Attempt<'_>) -> String {
 /// The children of an attempt by name, in the order in which they are deleted.
 pub(crate) fn refs(name: &str, job_uid: Option<&str>) -> Vec<ChildRef> {
     let child = |kind, uid: Option<&str>| ChildRef { kind, name: name.to_owned(), uid: uid.map(str::to_owned) };
-    vec![child(ChildKind::ConfigMap, None), child(ChildKind::Service, None), child(ChildKind::Job, job_uid)]
+    vec![child(ChildKind::ConfigMap, None), child(ChildKind::Service, None), child(ChildKind::NetworkPolicy, None), child(ChildKind::Job, job_uid)]
 }
 
 fn config_map(attempt: &Attempt<'_>, text: String) -> ConfigMap {
@@ -161,6 +163,27 @@ fn service(attempt: &Attempt<'_>) -> Service {
             ..ServiceSpec::default()
         }),
         status: None,
+    }
+}
+
+/// The pods of an attempt hear each other on every port, because collectives choose theirs, and everybody else only where progress
+/// and metrics are served. A network without policies ignores it.
+fn network_policy(attempt: &Attempt<'_>) -> NetworkPolicy {
+    let own = LabelSelector { match_labels: Some(attempt.selector()), ..LabelSelector::default() };
+    let gang = NetworkPolicyIngressRule {
+        from: Some(vec![NetworkPolicyPeer { pod_selector: Some(own.clone()), ..NetworkPolicyPeer::default() }]),
+        ports: None,
+    };
+    let http = NetworkPolicyPort { port: Some(IntOrString::Int(i32::from(HTTP_PORT))), protocol: Some("TCP".into()), end_port: None };
+    let others = NetworkPolicyIngressRule { from: None, ports: Some(vec![http]) };
+    NetworkPolicy {
+        metadata: attempt.meta(None),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(own),
+            policy_types: Some(vec!["Ingress".into()]),
+            ingress: Some(vec![gang, others]),
+            egress: None,
+        }),
     }
 }
 

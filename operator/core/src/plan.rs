@@ -4,6 +4,7 @@ use graft_crds::TransferJobStatus;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 /// What one decision asks for. The default is: nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +38,8 @@ pub enum Child {
     ConfigMap(Box<ConfigMap>),
     /// The names of the gang's pods.
     Service(Box<Service>),
+    /// Who may speak to the gang's pods.
+    NetworkPolicy(Box<NetworkPolicy>),
     /// The gang.
     Job(Box<Job>),
 }
@@ -48,6 +51,8 @@ pub enum ChildKind {
     ConfigMap,
     /// The names of the gang's pods.
     Service,
+    /// Who may speak to the gang's pods.
+    NetworkPolicy,
     /// The gang.
     Job,
 }

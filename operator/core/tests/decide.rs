@@ -376,7 +376,9 @@ fn the_children_are_what_the_contract_says() {
     fake.world.job.spec.workers.processes = 2;
     fake.world.job.spec.workers.resources = serde_json::from_value(serde_json::json!({"limits": {"cpu": "5"}})).unwrap();
     let plan = decide(&fake.world);
-    let [Child::ConfigMap(map), Child::Service(service), Child::Job(job)] = plan.apply.as_slice() else { panic!("{:?}", plan.apply) };
+    let [Child::ConfigMap(map), Child::Service(service), Child::NetworkPolicy(policy), Child::Job(job)] = plan.apply.as_slice() else {
+        panic!("{:?}", plan.apply)
+    };
     let name = job.metadata.name.clone().unwrap();
     assert_eq!((map.metadata.name.as_ref(), service.metadata.name.as_ref()), (Some(&name), Some(&name)));
     let config = TrainerConfig::parse(&map.data.as_ref().unwrap()["config.json"]).unwrap();
@@ -392,6 +394,13 @@ fn the_children_are_what_the_contract_says() {
     let selector = service.spec.as_ref().unwrap().selector.as_ref().unwrap();
     let labels = spec.template.metadata.as_ref().unwrap().labels.as_ref().unwrap();
     assert!(selector.iter().all(|(k, v)| labels.get(k) == Some(v)));
+    // The gang hears itself on every port, the rest of the cluster only one.
+    let guard = policy.spec.as_ref().unwrap();
+    let [gang, others] = guard.ingress.as_deref().unwrap() else { panic!("{guard:?}") };
+    let peers = gang.from.as_ref().unwrap();
+    assert_eq!((peers.len(), peers[0].pod_selector.as_ref(), gang.ports.is_none()), (1, guard.pod_selector.as_ref(), true));
+    assert_eq!(guard.pod_selector.as_ref().unwrap().match_labels.as_ref(), Some(selector));
+    assert!(others.from.is_none() && others.ports.as_ref().unwrap().len() == 1);
     let text = serde_json::to_string(job).unwrap();
     assert!(!text.contains("null") && !text.contains("{}") || text.contains("\"emptyDir\":{}"), "{text}");
 }
