@@ -201,7 +201,9 @@ async fn apply_one(context: &Context, job: &TransferJob, child: &Child) -> Resul
     match child {
         Child::ConfigMap(object) => patch::<ConfigMap>(&namespaced(context, job), object).await.map_err(api_error("create the ConfigMap")),
         Child::Service(object) => patch::<Service>(&namespaced(context, job), object).await.map_err(api_error("create the Service")),
-        Child::NetworkPolicy(object) => patch::<NetworkPolicy>(&namespaced(context, job), object).await.map_err(api_error("create the NetworkPolicy")),
+        Child::NetworkPolicy(object) => {
+            patch::<NetworkPolicy>(&namespaced(context, job), object).await.map_err(api_error("create the NetworkPolicy"))
+        }
         Child::Job(object) => patch::<Job>(&namespaced(context, job), object).await.map_err(api_error("create the Job")),
     }
 }

@@ -9,7 +9,7 @@ use graft_crds::Architecture;
 use graft_crds::architectures::Padding;
 use graft_crds::contract::{ExitReason, OutputRef};
 use graft_crds::spec::Window;
-use graft_data::{DecodeCache, Geometry, Loader, Reading, Split, locate};
+use graft_data::{DecodeCache, Geometry, Loader, Reading, Split};
 use graft_torch::tch::{Device, Kind, Tensor, no_grad};
 use graft_trainer_core::artefact::sha256_hex;
 use graft_trainer_core::checkpoint::FileEntry;
@@ -250,7 +250,7 @@ pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verifie
         let row: Result<Vec<f64>, _> = record.iter().skip(3).map(str::parse).collect();
         stored.push(row.map_err(|e| unreadable(&e))?);
         let place = key.clone();
-        let (path, slice) = locate(&root, &key);
+        let (path, slice) = graft_data::locate(&root, &key);
         samples.push(graft_data::Sample { path, slice, key, label: 0, patient: None, row: None, place, split: Split::Test });
     }
     let fresh = trained.predict(samples)?;

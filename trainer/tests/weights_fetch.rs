@@ -65,7 +65,8 @@ impl Server {
         };
         let bytes = body();
         let from = usize::try_from(seen.range.unwrap_or(0)).unwrap();
-        let head = |status: &str, length: usize, more: &str| format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n");
+        let head =
+            |status: &str, length: usize, more: &str| format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n");
         let _ = match seen.path.rsplit('/').next().unwrap() {
             "absent.pth" => stream.write_all(head("404 Not Found", 0, "").as_bytes()),
             "gated.pth" if seen.token.as_deref() != Some("Bearer t0ken") => stream.write_all(head("401 Unauthorized", 0, "").as_bytes()),
@@ -186,7 +187,7 @@ fn what_cannot_be_had_is_said_plainly() {
 
     let error = locate("https://a.example/x.pth", None, folder.path(), |_| ()).unwrap_err().to_string();
     assert!(error.contains("spec.backbone.weights.sha256"), "{error}");
-    let error = locate("https://169.254.169.254/latest/meta-data", Some(&sha256), folder.path(), |_| ()).unwrap_err();
+    let error = locate("https://169.254.169.254/latest/meta-data", Some(&digest(b"none")), folder.path(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("metadata service") && matches!(error, WeightsError::Unreachable { permanent: true, .. }), "{error}");
     let error = locate("s3://bucket/x.pth", Some(&sha256), folder.path(), |_| ()).unwrap_err().to_string();
     assert!(error.contains("hf://ORG/REPO@REVISION/FILE"), "{error}");

@@ -112,10 +112,19 @@ mod tests {
         status.data = Some(DataStatus { images: 9, ..DataStatus::default() });
         assert_eq!(of(&status, CONDITION_DATA_CHECKED).1, "Clean");
         assert_eq!(of(&status, CONDITION_SHORTCUT_SUSPECTED).0, "False");
-        status.data = Some(DataStatus { images: 9, skipped: 3, pairs_across_splits: 2, label_conflicts: 1, shortcuts: vec!["image size (tells a, AUROC 0.91)".into()] });
+        status.data = Some(DataStatus {
+            images: 9,
+            skipped: 3,
+            pairs_across_splits: 2,
+            label_conflicts: 1,
+            shortcuts: vec!["image size (tells a, AUROC 0.91)".into()],
+        });
         let (state, reason, message) = of(&status, CONDITION_DATA_CHECKED);
         assert_eq!((state.as_str(), reason.as_str()), ("True", "DuplicatesFound"));
-        assert!(message.contains("9 images, 3 that cannot be decoded left out; 2 pairs of the same picture in two splits, 1 under two labels"), "{message}");
+        assert!(
+            message.contains("9 images, 3 that cannot be decoded left out; 2 pairs of the same picture in two splits, 1 under two labels"),
+            "{message}"
+        );
         assert_eq!(of(&status, CONDITION_SHORTCUT_SUSPECTED), ("True".into(), "LabelPredictable".into(), "image size (tells a, AUROC 0.91)".into()));
         let (class, reason, message) = (FailureClass::DataError, "PictureInTwoSplits".into(), "two".into());
         status.failure = Some(Failure { class, reason, message, pod: None, node: None, rank: None, exit_code: None, signal: None });

@@ -192,7 +192,11 @@ mod tests {
 
     #[test]
     fn what_was_found_in_the_data_is_news_and_bounded() {
-        let hostile = graft_crds::contract::ShortcutFinding { feature: ShortcutFeature::ImageSize, class: format!("a\n\u{1b}{}", "b".repeat(9000)), auroc: 0.913 };
+        let hostile = graft_crds::contract::ShortcutFinding {
+            feature: ShortcutFeature::ImageSize,
+            class: format!("a\n\u{1b}{}", "b".repeat(9000)),
+            auroc: 0.913,
+        };
         let findings = DataFindings { images: 746, skipped: 1, pairs_across_splits: 2, label_conflicts: u64::MAX, shortcuts: vec![hostile; 50] };
         let mut status = TransferJobStatus::default();
         let progress = Progress { data: Some(findings), ..Progress::default() };

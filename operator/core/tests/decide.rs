@@ -19,7 +19,7 @@ fn waiting(reason: &str) -> Container {
 fn an_undisturbed_life_takes_few_writes() {
     let mut fake = Fake::new(2);
     fake.settle();
-    assert_eq!((fake.phase(), fake.applied, fake.statuses), (Phase::Starting, 3, 1));
+    assert_eq!((fake.phase(), fake.applied, fake.statuses), (Phase::Starting, 4, 1));
     fake.pods_run();
     fake.settle();
     assert_eq!(fake.phase(), Phase::Running);

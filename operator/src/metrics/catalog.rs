@@ -134,7 +134,7 @@ pub(super) const JOB_FINDINGS: Metric = metric(
     Kind::Gauge,
     "graft_job_data_findings",
     &["namespace", "transferjob", "kind"],
-    "What was found in the job's data by kind: pairs of a picture across_splits, pairs with label_conflict, or a shortcut that tells the label",
+    "What was found in the job's data by kind: pairs of a picture across_splits, pairs with label_conflict, or a shortcut that tells the label; no series where nothing was found",
 );
 pub(super) const JOB_START: Metric =
     metric(Kind::Gauge, "graft_job_start_time_seconds", JOB, "When the run's first pods were asked for, in seconds since 1970");

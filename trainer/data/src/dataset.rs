@@ -116,7 +116,16 @@ impl Dataset {
             records.into_iter().filter_map(move |record| {
                 let label = classes.iter().position(|class| *class == record.label)?;
                 let place = record.place();
-                Some(Sample { path: record.path, slice: record.slice, key: record.key, label, patient: record.patient, row: record.place.row, place, split })
+                Some(Sample {
+                    path: record.path,
+                    slice: record.slice,
+                    key: record.key,
+                    label,
+                    patient: record.patient,
+                    row: record.place.row,
+                    place,
+                    split,
+                })
             })
         });
         let samples = samples.collect();
@@ -132,7 +141,8 @@ impl Dataset {
         let left = Self { samples: samples.collect(), ..self.clone() };
         let empty = Split::ALL.into_iter().filter(|split| left.split(*split).is_empty()).map(|split| format!("split {}", split.name()));
         let trained: BTreeSet<usize> = left.split(Split::Train).iter().map(|sample| sample.label).collect();
-        let lost = (0..left.classes.len()).filter(|class| !trained.contains(class)).map(|class| format!("training images of {:?}", left.classes[class]));
+        let lost =
+            (0..left.classes.len()).filter(|class| !trained.contains(class)).map(|class| format!("training images of {:?}", left.classes[class]));
         let gone: Vec<String> = empty.chain(lost).collect();
         if gone.is_empty() {
             return Ok(left);

@@ -12,8 +12,8 @@ use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Rgb
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
-use crate::{dicom, nifti};
 use crate::resample::resample;
+use crate::{dicom, nifti};
 
 /// How large an image may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

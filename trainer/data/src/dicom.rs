@@ -5,16 +5,19 @@
 use std::path::Path;
 
 use dicom_core::Tag;
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_pixeldata::{
-    ConvertOptions, DecodedPixelData, ModalityLutOption, PhotometricInterpretation, PixelDecoder, PlanarConfiguration, VoiLutFunction, VoiLutOption,
+    ConvertOptions, DecodedPixelData, ModalityLutOption, PhotometricInterpretation, PixelDecoder, PixelRepresentation, PlanarConfiguration,
+    VoiLutFunction, VoiLutOption,
 };
 use image::{DynamicImage, RgbImage};
 
 use crate::decode::{DecodeError, Picture, Reading};
 use crate::grey::{Curve, Plane, full_range, square};
 
+/// The transfer syntax of explicit VR big endian, retired and still found.
+const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 /// Bytes before the file's first tag, then `DICM`.
 const PREAMBLE: usize = 128;
 /// Length of a file's beginning that says whether it is DICOM.
@@ -46,11 +49,15 @@ pub(crate) fn frame(bytes: &[u8], wanted: Option<u32>, reading: &Reading) -> Res
     let index = DecodeError::choose(wanted, whole(tags::NUMBER_OF_FRAMES).unwrap_or(1).max(1), "frames")?;
     let bits = whole(tags::BITS_STORED).and_then(|bits| u16::try_from(bits).ok()).unwrap_or(8);
     let channels = whole(tags::SAMPLES_PER_PIXEL).and_then(|samples| u8::try_from(samples).ok()).unwrap_or(1);
+    if ambiguous(&object) {
+        return Err(broken("says RGB, and its JPEG does not say whether that is so: convert it to explicit little endian"));
+    }
     let pixels = object.decode_pixel_data_frame(index).map_err(|error| undecodable(&object, &error))?;
     if (pixels.columns(), pixels.rows()) != (width, height) {
         return Err(broken("has another size than its header says"));
     }
-    let image = if pixels.samples_per_pixel() == 1 { grey(&pixels, reading)? } else { coloured(&pixels, width, height)? };
+    let swapped = object.meta().transfer_syntax() == BIG_ENDIAN;
+    let image = if pixels.samples_per_pixel() == 1 { grey(&pixels, swapped, reading)? } else { coloured(&pixels, width, height)? };
     let (down, across) = spacing(&object);
     Ok(Picture { image: square(image, across, down, reading.limits)?, format: "DICOM", bits, channels })
 }
@@ -59,17 +66,25 @@ pub(crate) fn frame(bytes: &[u8], wanted: Option<u32>, reading: &Reading) -> Res
 fn undecodable(object: &DefaultDicomObject, error: &dicom_pixeldata::Error) -> DecodeError {
     let syntax = object.meta().transfer_syntax();
     // The error's own text names attributes and codecs; what is below it may hold values.
-    DecodeError::Dicom(format!("has pixels that cannot be decoded ({error}; transfer syntax {syntax}): if the file is whole, convert it to explicit little endian, as with gdcmconv --raw"))
+    DecodeError::Dicom(format!(
+        "has pixels that cannot be decoded ({error}; transfer syntax {syntax}): if the file is whole, convert it to explicit little endian, as with gdcmconv --raw"
+    ))
 }
 
-fn grey(pixels: &DecodedPixelData<'_>, reading: &Reading) -> Result<DynamicImage, DecodeError> {
+fn grey(pixels: &DecodedPixelData<'_>, swapped: bool, reading: &Reading) -> Result<DynamicImage, DecodeError> {
     let inverted = match pixels.photometric_interpretation() {
         PhotometricInterpretation::Monochrome1 => true,
         PhotometricInterpretation::Monochrome2 => false,
         _ => return Err(broken("has a palette: convert it to RGB")),
     };
+    let short = || broken("has fewer pixels than its header says");
     let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default).with_voi_lut(VoiLutOption::Identity);
-    let values = pixels.to_vec_frame_with_options::<f32>(0, &options).map_err(|_| broken("has fewer pixels than its header says"))?;
+    let values = match pixels.bits_allocated() {
+        // dicom-rs makes a byte of each bit, and does not convert what is wider than 16 bits.
+        1 => pixels.data().iter().map(|bit| f32::from(*bit)).collect(),
+        32 => wide(pixels, swapped),
+        _ => pixels.to_vec_frame_with_options::<f32>(0, &options).map_err(|_| short())?,
+    };
     let own = || {
         let window = pixels.window().ok().flatten().and_then(<[_]>::first).filter(|window| window.width > 0.0);
         let function = pixels.voi_lut_function().ok().flatten().and_then(<[_]>::first);
@@ -82,7 +97,30 @@ fn grey(pixels: &DecodedPixelData<'_>, reading: &Reading) -> Result<DynamicImage
     };
     let own = own();
     let plane = Plane { width: pixels.columns(), height: pixels.rows(), values, inverted };
-    plane.picture(&reading.windows, || own).ok_or_else(|| broken("has fewer pixels than its header says"))
+    plane.picture(&reading.windows, || own).ok_or_else(short)
+}
+
+/// Pixels of 32 bits, as in maps of doses, after slope and intercept. Of big-endian files dicom-rs turns the bytes of each word of
+/// 16 bits, and the halves stay `swapped`.
+fn wide(pixels: &DecodedPixelData<'_>, swapped: bool) -> Vec<f32> {
+    let (slope, intercept) = pixels.rescale().ok().and_then(<[_]>::first).map_or((1.0, 0.0), |rescale| (rescale.slope, rescale.intercept));
+    let signed = pixels.pixel_representation() == PixelRepresentation::Signed;
+    let turned = |&[a, b, c, d]: &[u8; 4]| if swapped { [c, d, a, b] } else { [a, b, c, d] };
+    let number = |four: [u8; 4]| if signed { f64::from(i32::from_ne_bytes(four)) } else { f64::from(u32::from_ne_bytes(four)) };
+    pixels.data().as_chunks::<4>().0.iter().map(|four| (number(turned(four)) * slope + intercept) as f32).collect()
+}
+
+/// Whether a file says RGB and its JPEG says nothing, neither by a marker of JFIF or Adobe nor by the names of its components.
+/// Decoders then take it for YBR.
+fn ambiguous(object: &DefaultDicomObject) -> bool {
+    let lossy = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT].contains(&object.meta().transfer_syntax());
+    let text = |tag: Tag| object.element_opt(tag).ok().flatten().and_then(|element| element.to_str().ok().map(|text| text.trim().to_owned()));
+    if !lossy || text(tags::PHOTOMETRIC_INTERPRETATION).as_deref() != Some("RGB") {
+        return false;
+    }
+    let jpeg = object.element_opt(tags::PIXEL_DATA).ok().flatten().and_then(|element| element.fragments()?.first());
+    let header: &[u8] = jpeg.map_or(&[], |jpeg| &jpeg[..jpeg.len().min(1024)]);
+    ![&b"JFIF\0"[..], b"Adobe"].iter().any(|name| header.windows(name.len()).any(|part| part == *name))
 }
 
 fn coloured(pixels: &DecodedPixelData<'_>, width: u32, height: u32) -> Result<DynamicImage, DecodeError> {

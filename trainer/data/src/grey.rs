@@ -74,7 +74,8 @@ pub(crate) fn full_range(values: &[f32], cut: f64) -> (f64, f64, Curve) {
     let skipped = (last as f64 * cut).round() as usize;
     let mut at = |index: usize| f64::from(*finite.select_nth_unstable_by(index, f32::total_cmp).1);
     let (low, high) = (at(skipped), at(last - skipped));
-    ((low + high) / 2.0, (high - low).max(f64::from(f32::MIN_POSITIVE)), Curve::LinearExact)
+    // A flat picture is black.
+    if high > low { ((low + high) / 2.0, high - low, Curve::LinearExact) } else { (low + 0.5, 1.0, Curve::LinearExact) }
 }
 
 /// Stretches the shorter side until pixels of `across` × `down` millimetres are square. Sizes that are no positive numbers
@@ -125,8 +126,8 @@ mod tests {
         let plane = Plane { width: 2, height: 1, values: vec![0.0, 100.0], inverted: false };
         let windows = [(50, 101), (0, 1), (200, 101)].map(|(center, width)| Window { center, width });
         let own = || (50.0, 100.0, Curve::LinearExact);
-        assert_eq!(plane.picture(&windows, own).unwrap().into_rgb8().into_raw(), [0, 255, 0, 255, 255, 0]);
-        assert_eq!(plane.picture(&windows[..1], own).unwrap().into_bytes(), [0, 255]);
+        assert_eq!(plane.picture(&windows, own).unwrap().into_rgb8().into_raw(), [1, 255, 0, 255, 255, 0]);
+        assert_eq!(plane.picture(&windows[..1], own).unwrap().into_bytes(), [1, 255]);
         let inverted = Plane { inverted: true, ..plane };
         assert_eq!(inverted.picture(&[], own).unwrap().into_bytes(), [255, 0]);
         assert!(Plane { width: 3, ..inverted }.picture(&[], own).is_none());
@@ -139,14 +140,17 @@ mod tests {
         assert_eq!(full_range(&values, 0.005), (500.0, 990.0, Curve::LinearExact));
         assert_eq!(full_range(&[f32::NAN], 0.0).1, 1.0);
         let (center, width, curve) = full_range(&[7.0, 7.0], 0.0);
-        assert_eq!(level(7.0, center, width, curve), 128);
+        assert_eq!(level(7.0, center, width, curve), 0);
     }
 
     #[test]
     fn pixels_become_square() {
         let image = || DynamicImage::ImageLuma8(GrayImage::from_pixel(10, 20, image::Luma([9])));
         let size = |across, down| square(image(), across, down, Limits::default()).map(|image| (image.width(), image.height())).unwrap();
-        assert_eq!([size(1.0, 1.005), size(0.5, 1.0), size(3.0, 1.0), size(0.0, 1.0), size(-1.0, 1.0)], [(10, 20), (10, 40), (30, 20), (10, 20), (10, 20)]);
+        assert_eq!(
+            [size(1.0, 1.005), size(0.5, 1.0), size(3.0, 1.0), size(0.0, 1.0), size(-1.0, 1.0)],
+            [(10, 20), (10, 40), (30, 20), (10, 20), (10, 20)]
+        );
         assert!(square(image(), 1e-6, 1.0, Limits::default()).is_err());
         assert!(square(image(), 1.0, 2.0, Limits::default()).unwrap().into_bytes().iter().all(|level| *level == 9));
     }

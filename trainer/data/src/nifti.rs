@@ -244,7 +244,8 @@ impl Header {
         [slope, intercept]: [f64; 2],
         affine: Option<[[f64; 3]; 3]>,
     ) -> Result<Self, DecodeError> {
-        let rank = usize::try_from(dim[0]).ok().filter(|rank| (1..=7).contains(rank)).ok_or_else(|| broken("has no sensible number of dimensions"))?;
+        let rank =
+            usize::try_from(dim[0]).ok().filter(|rank| (1..=7).contains(rank)).ok_or_else(|| broken("has no sensible number of dimensions"))?;
         let side = |i: usize| if i > rank { Some(1) } else { usize::try_from(dim[i]).ok().filter(|n| *n > 0) };
         let side = |i: usize| side(i).ok_or_else(|| broken("has a dimension that is not above 0"));
         let size = [side(1)?, side(2)?, side(3)?];
@@ -271,7 +272,8 @@ impl Header {
     /// nearest to a direction gets it, strongest first.
     fn orientation(&self) -> [(usize, bool); 3] {
         let norm = |axis: usize| (0..3).map(|row| self.axes[row][axis].powi(2)).sum::<f64>().sqrt();
-        let mut pairs: Vec<(f64, usize, usize)> = (0..3).flat_map(|row| (0..3).map(move |axis| (row, axis))).map(|(row, axis)| (self.axes[row][axis] / norm(axis), row, axis)).collect();
+        let mut pairs: Vec<(f64, usize, usize)> =
+            (0..3).flat_map(|row| (0..3).map(move |axis| (row, axis))).map(|(row, axis)| (self.axes[row][axis] / norm(axis), row, axis)).collect();
         // Numbers that are none go last.
         pairs.sort_by(|a, b| (b.0.abs() > 0.0).cmp(&(a.0.abs() > 0.0)).then(b.0.abs().total_cmp(&a.0.abs())));
         let mut found = [None; 3];

@@ -28,7 +28,9 @@ pub(crate) fn identify(data: &Data, sets: &mut Sets, findings: &mut Vec<Finding>
         record.patient = patient;
     }
     let (what, remedy) = match data.patient_from {
-        Some(PatientFrom::Folder) => ("lie in no folder of a patient below the class or the manifest's folder", "lay each patient's images into a folder of its own"),
+        Some(PatientFrom::Folder) => {
+            ("lie in no folder of a patient below the class or the manifest's folder", "lay each patient's images into a folder of its own")
+        }
         Some(PatientFrom::PatientId) => ("are no DICOM files that name a patient (0010,0020)", "name the patients in a manifest's column"),
         _ => return,
     };

@@ -412,7 +412,8 @@ mod tests {
 
     #[test]
     fn paths_that_lead_out_of_the_folder_are_named() {
-        let (records, findings) = manifest(b"image,label\na.png,covid\n../b.png,covid\nx/../../c.png,covid\n/etc/hostname,covid\n", &DataColumns::default());
+        let (records, findings) =
+            manifest(b"image,label\na.png,covid\n../b.png,covid\nx/../../c.png,covid\n/etc/hostname,covid\n", &DataColumns::default());
         assert_eq!(records.len(), 1);
         assert_eq!(findings[0].places.iter().map(|p| p.rsplit(':').next().unwrap()).collect::<Vec<_>>(), ["3", "4", "5"]);
         assert!(findings[0].what.contains("out of the manifest's folder"));

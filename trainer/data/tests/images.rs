@@ -84,7 +84,9 @@ fn a_batch_does_not_depend_on_threads_cache_or_prefetching() {
     let indices = [7, 0, 11, 3, 3, 7];
     let expected: Vec<u8> = indices
         .iter()
-        .flat_map(|&i| fit(decode(&fs::read(&dataset.samples[i].path).unwrap(), None, &Reading::default()).unwrap(), &GEOMETRY, Limits::default()).unwrap())
+        .flat_map(|&i| {
+            fit(decode(&fs::read(&dataset.samples[i].path).unwrap(), None, &Reading::default()).unwrap(), &GEOMETRY, Limits::default()).unwrap()
+        })
         .collect();
     for (threads, cache) in [(1, 0), (3, 0), (2, 1 << 20), (2, 2 * GEOMETRY.bytes() + 1)] {
         let mut loader = loader(&dataset, threads, cache);

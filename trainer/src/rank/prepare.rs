@@ -24,7 +24,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let seed = rank.config.fine_tune.as_ref().map_or(0, |f| u64::try_from(f.seed).unwrap_or(0));
     let normaliser = Normaliser::resolve(&backbone)?;
     let geometry = Geometry::resolve(backbone.architecture, backbone.preprocessing.as_ref())?;
-    let dataset = Dataset::load(&rank.config.data, &rank.config.task, seed)?;
+    let mut dataset = Dataset::load(&rank.config.data, &rank.config.task, seed)?;
     dataset.check_world(rank.world)?;
 
     let (source, folder) = (&backbone.weights, rank.output.join(".graft/weights"));
@@ -51,7 +51,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let threads = rank.config.gang.threads as usize;
     let reading = Reading::of(&rank.config.data);
     let open = |dataset: &Dataset| Loader::new(dataset.samples.clone(), geometry, reading.clone(), threads, DecodeCache::new(CACHE));
-    let (mut dataset, mut loader) = (dataset, open(&dataset));
+    let mut loader = open(&dataset);
     let prints = check_images(rank, &dataset, &loader)?;
     let report = examine(rank, &dataset, &prints)?;
     let bad: BTreeSet<usize> = prints.iter().enumerate().filter(|(_, print)| print.is_none()).map(|(index, _)| index).collect();

@@ -40,7 +40,7 @@ pub fn locate(uri: &str, sha256: Option<&str>, folder: &Path, mut log: impl FnMu
     let digest = sha256.ok_or_else(|| refused("needs spec.backbone.weights.sha256, so that what arrives is what was meant".into()))?.to_lowercase();
     let token = uri.starts_with("hf://").then(|| environment("HF_TOKEN")).flatten();
     let download = Download { uri, url, token, digest, agent: agent(environment("SSL_CERT_FILE"), on_loopback(&hub))? };
-    download.into_folder(folder, &mut log)
+    download.keep_in(folder, &mut log)
 }
 
 /// The address behind a URI; none when it is not one of those that can be fetched.
@@ -140,7 +140,7 @@ enum Try {
 }
 
 impl Download<'_> {
-    fn into_folder(&self, folder: &Path, log: &mut impl FnMut(String)) -> Result<PathBuf, WeightsError> {
+    fn keep_in(&self, folder: &Path, log: &mut impl FnMut(String)) -> Result<PathBuf, WeightsError> {
         let path = folder.join(&self.digest);
         let io = |source| WeightsError::Io { path: path.clone(), source };
         if path.exists() {

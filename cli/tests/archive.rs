@@ -82,10 +82,15 @@ fn dicom_from_folders_to_a_model_that_names_nobody() {
     // So is a file that breaks off.
     let bytes = fs::read(&stray).unwrap();
     fs::write(&stray, &bytes[..bytes.len() - 100]).unwrap();
-    let broken = Run::of(graft(&["run", &site.job("broken", |j| {
-        job(j);
-        j["spec"]["data"]["patientFrom"] = "file".into();
-    }).to_string_lossy()]));
+    let broken = Run::of(graft(&[
+        "run",
+        &site
+            .job("broken", |j| {
+                job(j);
+                j["spec"]["data"]["patientFrom"] = "file".into();
+            })
+            .to_string_lossy(),
+    ]));
     assert!(broken.stderr.contains("UndecodableInput") && broken.stderr.contains("IM999999"), "{}", broken.stderr);
 
     let left = [files_below(&site.path("ct-model")), files_below(&site.path("refused"))].concat();
