@@ -51,7 +51,7 @@ pub struct TransferJobStatus {
     /// The newest checkpoint that is safely written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
-    /// What the doctor found in the data; the pairs themselves are in data.json of the output.
+    /// What the doctor found in the data; the pairs are in data.json of the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataStatus>,
     /// The first failure of the last attempt that failed.
@@ -151,14 +151,14 @@ pub struct ProgressStatus {
 pub struct DataStatus {
     /// Images that were looked at.
     pub images: i64,
-    /// Images that cannot be decoded and were left out, as spec.data.onBadInput says.
+    /// Images that cannot be decoded and were left out.
     #[serde(default)]
     pub skipped: i64,
-    /// Pairs of the same picture in two splits, exactly or nearly; they make the test result look better than it is.
+    /// Pairs of the same picture in two splits, exactly or nearly.
     pub pairs_across_splits: i64,
-    /// Pairs of the same picture under two labels, of which one is wrong.
+    /// Pairs of the same picture under two labels.
     pub label_conflicts: i64,
-    /// Features that are not the disease and tell the label all the same, the strongest first.
+    /// Features that tell the label and should not, the strongest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortcuts: Vec<String>,
 }

@@ -101,7 +101,8 @@ impl Cargo {
             ("graft-tests", "charts", "rendered_files_are_up_to_date"),
         ] {
             let mut command = self.command("test");
-            command.args(["--release", "--quiet", "--package", package, "--test", test, filter]).env("GRAFT_BLESS", "1");
+            // Of the whole workspace: a package alone is built with other features of its dependencies, which takes minutes.
+            command.args(["--release", "--quiet", "--workspace", "--test", test, filter]).env("GRAFT_BLESS", "1");
             run::step(&format!("generate the files of {package}"), || {
                 run::through(&mut command).with_context(|| format!("generating the files of {package}"))
             })?;

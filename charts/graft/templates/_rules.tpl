@@ -19,6 +19,10 @@
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [create, patch, delete]
+# Who may speak to a gang's pods.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create, patch, delete]
 # How the gangs are.
 - apiGroups: [""]
   resources: [pods]

@@ -29,8 +29,7 @@ pub struct Data {
     /// Names of the manifest's columns.
     #[serde(default)]
     pub columns: DataColumns,
-    /// Where a patient's id comes from if no column of a manifest names it: `folder`, `patientId` or `file`. Default: DICOM files
-    /// that name a patient are asked, and every other file is a patient of its own.
+    /// Where a patient's id comes from if no column names it. Default: `patientId` for DICOM files that have one, else `file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patient_from: Option<PatientFrom>,
     /// The values of the split column.
@@ -39,12 +38,10 @@ pub struct Data {
     /// What happens when the same picture is in two splits, or under two labels. Default: record.
     #[serde(default)]
     pub duplicates: Duplicates,
-    /// What happens when an image cannot be decoded: `stop` before training and name all of them, or `skip` them, which is counted in
-    /// status.data. Default: stop.
+    /// What happens when an image cannot be decoded: `stop` before training, or `skip` it and count it in status.data. Default: stop.
     #[serde(default)]
     pub on_bad_input: BadInput,
-    /// Grey windows for DICOM and NIfTI files: one, or three that become the red, green and blue channel. Default: the window that a
-    /// DICOM file names, else its full range; for NIfTI the volume's range without half a percent at each end.
+    /// Grey windows for DICOM and NIfTI: one, or three for the three channels. Default: a DICOM file's own, else the full range.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
     pub windows: Vec<Window>,
@@ -61,7 +58,8 @@ pub enum BadInput {
     Skip,
 }
 
-/// Where a patient's id comes from.
+/// Where a patient's id comes from if no column names it: the `folder` of the file, its DICOM `patientId`, or the `file` itself.
+/// Default: `patientId` for DICOM files that have one, else `file`.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PatientFrom {
@@ -73,8 +71,7 @@ pub enum PatientFrom {
     File,
 }
 
-/// A grey window as in radiology: values from center − width / 2 to center + width / 2 become black to white. For CT in
-/// Hounsfield units (lung: center -600, width 1500), for other images in the unit of their files.
+/// A grey window, for CT in Hounsfield units (lung: center -600, width 1500), else in the unit of the file.
 #[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {

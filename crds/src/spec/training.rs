@@ -30,12 +30,10 @@ pub struct Backbone {
 ))]
 pub struct Weights {
     /// A `.safetensors` file or a PyTorch state dict (`.pth`, `.pt`), as `file:///absolute/path`, `https://host/path` or
-    /// `hf://ORG/REPO@REVISION/FILE`. A state dict is read without executing anything in it. What comes from the network is kept in
-    /// `.graft/weights` of the output; a token for the hub is taken from the variable HF_TOKEN of `env`.
+    /// `hf://ORG/REPO@REVISION/FILE`. A state dict is read without executing anything in it.
     #[schemars(length(min = 9, max = 1024), regex(pattern = r"^(file:///.+|https://.+|hf://[^/@]+/[^/@]+@[^/@]+/.+)$"))]
     pub uri: String,
-    /// SHA-256 of the file in hexadecimal; another file is refused. Default: not checked, but recorded in the model's description; needed for
-    /// weights from the network.
+    /// SHA-256 of the file in hexadecimal; another file is refused. Default: not checked, but recorded; needed for weights from the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
