@@ -85,6 +85,7 @@ fn grey(pixels: &DecodedPixelData<'_>, swapped: bool, reading: &Reading) -> Resu
         32 => wide(pixels, swapped),
         _ => pixels.to_vec_frame_with_options::<f32>(0, &options).map_err(|_| short())?,
     };
+    let plane = Plane { width: pixels.columns(), height: pixels.rows(), values, inverted };
     let own = || {
         let window = pixels.window().ok().flatten().and_then(<[_]>::first).filter(|window| window.width > 0.0);
         let function = pixels.voi_lut_function().ok().flatten().and_then(<[_]>::first);
@@ -93,11 +94,9 @@ fn grey(pixels: &DecodedPixelData<'_>, swapped: bool, reading: &Reading) -> Resu
             Some(VoiLutFunction::Sigmoid) => Curve::Sigmoid,
             _ => Curve::Linear,
         };
-        window.map_or_else(|| full_range(&values, 0.0), |window| (window.center, window.width, curve))
+        window.map_or_else(|| full_range(&plane.values, 0.0), |window| (window.center, window.width, curve))
     };
-    let own = own();
-    let plane = Plane { width: pixels.columns(), height: pixels.rows(), values, inverted };
-    plane.picture(&reading.windows, || own).ok_or_else(short)
+    plane.picture(&reading.windows, own).ok_or_else(short)
 }
 
 /// Pixels of 32 bits, as in maps of doses, after slope and intercept. Of big-endian files dicom-rs turns the bytes of each word of
@@ -110,8 +109,7 @@ fn wide(pixels: &DecodedPixelData<'_>, swapped: bool) -> Vec<f32> {
     pixels.data().as_chunks::<4>().0.iter().map(|four| (number(turned(four)) * slope + intercept) as f32).collect()
 }
 
-/// Whether a file says RGB and its JPEG says nothing, neither by a marker of JFIF or Adobe nor by the names of its components.
-/// Decoders then take it for YBR.
+/// Whether a file says RGB and its JPEG has no marker of JFIF or Adobe that says what it is. Decoders then take it for YBR.
 fn ambiguous(object: &DefaultDicomObject) -> bool {
     let lossy = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT].contains(&object.meta().transfer_syntax());
     let text = |tag: Tag| object.element_opt(tag).ok().flatten().and_then(|element| element.to_str().ok().map(|text| text.trim().to_owned()));

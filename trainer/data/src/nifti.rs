@@ -32,27 +32,28 @@ fn broken(what: impl Into<String>) -> DecodeError {
     DecodeError::Nifti(what.into())
 }
 
-/// Version and byte order.
+/// Version, byte order, and whether the voxels are in a second file.
 #[derive(Clone, Copy)]
 struct Layout {
     version: u8,
     big: bool,
+    pair: bool,
 }
 
 impl Layout {
     fn of(beginning: &[u8]) -> Option<Self> {
         let first = beginning.first_chunk::<4>()?;
         let size = |big| if big { u32::from_be_bytes(*first) } else { u32::from_le_bytes(*first) } as usize;
-        let found = [false, true].into_iter().find_map(|big| match size(big) {
-            HEADER_1 => Some(Self { version: 1, big }),
-            HEADER_2 => Some(Self { version: 2, big }),
+        let (version, big, magic) = [false, true].into_iter().find_map(|big| match size(big) {
+            HEADER_1 => Some((1, big, 344..348)),
+            HEADER_2 => Some((2, big, 4..8)),
             _ => None,
         })?;
-        let magic = match found.version {
-            1 => beginning.get(344..348),
-            _ => beginning.get(4..8),
-        };
-        matches!(magic?, b"n+1\0" | b"ni1\0" | b"n+2\0" | b"ni2\0").then_some(found)
+        match beginning.get(magic)? {
+            b"n+1\0" | b"n+2\0" => Some(Self { version, big, pair: false }),
+            b"ni1\0" | b"ni2\0" => Some(Self { version, big, pair: true }),
+            _ => None,
+        }
     }
 }
 
@@ -190,8 +191,7 @@ impl Header {
         if layout.version == 2 {
             source.by_ref().take((HEADER_2 - HEADER_1) as u64).read_to_end(&mut bytes).map_err(ended)?;
         }
-        let magic = if layout.version == 1 { bytes.get(344..348) } else { bytes.get(4..8) };
-        if magic.is_some_and(|magic| magic.starts_with(b"ni")) {
+        if layout.pair {
             return Err(broken("has its voxels in a second file (.img): convert it to one .nii.gz"));
         }
         let fields = Fields { bytes: &bytes, big: layout.big };
@@ -199,12 +199,11 @@ impl Header {
     }
 
     fn version_1(f: &Fields<'_>) -> Result<Self, DecodeError> {
-        let each = |at: usize, step: usize| move |i: usize| at + step * i;
         let mut dim = [0; 8];
         let mut pixdim = [0.0; 8];
         for i in 0..8 {
-            dim[i] = f.i16(each(40, 2)(i))?;
-            pixdim[i] = f.f32(each(76, 4)(i))?;
+            dim[i] = f.i16(40 + 2 * i)?;
+            pixdim[i] = f.f32(76 + 4 * i)?;
         }
         let rows = |at: usize| -> Result<[f64; 3], DecodeError> { Ok([f.f32(at)?, f.f32(at + 4)?, f.f32(at + 8)?]) };
         let affine = if f.i16(254)? > 0 {

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::{MAX_FILE, WeightsError, hex};
+use super::{MAX_FILE, WeightsError};
+use crate::storage;
 
 /// The hub that `hf://` means where the environment names no other in `HF_ENDPOINT`.
 const HUB: &str = "https://huggingface.co";
@@ -248,15 +248,7 @@ impl Download<'_> {
 }
 
 fn digest_of(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&digest.finalize())),
-            n => digest.update(&buffer[..n]),
-        }
-    }
+    storage::entry(path).map(|file| file.sha256)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub use apply::{HEAD_FORM_KEY, HeadPolicy, LoadReport, apply};
 pub use fetch::locate;
 pub use safe::save_safetensors;
 
+use crate::hex;
 use graft_torch::tch::{Kind, Tensor};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -125,10 +126,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, WeightsError> {
         return Err(WeightsError::Format { path: path.to_owned(), reason });
     }
     std::fs::read(path).map_err(io)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A tensor of a file's bytes, with floating point as 32-bit and integers as 64-bit. `bytes` must be as many as the
