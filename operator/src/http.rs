@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kube::runtime::reflector::Store;
 
-use crate::index::GuardedJob;
 use crate::reconcile::Context;
+use graft_operator::GuardedJob;
 
 /// What the handlers read.
 #[derive(Clone)]

@@ -8,15 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::{Stream, StreamExt};
-use graft_crds::TransferJob;
 use graft_crds::names::{LABEL_JOB, LABEL_JOB_UID};
-use kube::core::DeserializeGuard;
+use graft_operator::GuardedJob;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt};
-
-/// A TransferJob as it is watched: one that cannot be read does not stop the others.
-pub type GuardedJob = DeserializeGuard<TransferJob>;
 
 /// All views of one kind.
 pub struct Table<V> {

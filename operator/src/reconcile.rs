@@ -20,10 +20,11 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::index::{GuardedJob, Table};
+use crate::index::Table;
 use crate::memory::Memory;
-use crate::metrics::{Metrics, Outcome};
 use crate::pull::pull;
+use graft_operator::GuardedJob;
+use graft_operator::metrics::{Metrics, Outcome};
 
 /// Longest time for one reconcile; the client's own retries could take many minutes.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -10,6 +10,9 @@ use crate::libtorch::{self, Libtorch};
 use crate::machine;
 use crate::run;
 
+/// Arguments of `cargo build` for every program.
+const PROGRAMS: [&str; 4] = ["--release", "--workspace", "--quiet", "--bins"];
+
 /// cargo with what it needs.
 pub struct Cargo {
     /// The libtorch that everything is linked with.
@@ -54,9 +57,15 @@ impl Cargo {
     /// # Errors
     /// It does not compile.
     pub fn binaries(&self) -> Result<()> {
-        run::step("compile operator, trainer, graft and test programs", || {
-            run::through(self.command("build").args(["--release", "--workspace", "--bins", "--quiet"]))
-        })
+        run::step("compile operator, trainer, graft and test programs", || run::through(self.command("build").args(PROGRAMS)))
+    }
+
+    /// Build every program and every test, at once: the last programs leave processors idle alone.
+    ///
+    /// # Errors
+    /// It does not compile.
+    pub fn everything(&self) -> Result<()> {
+        run::step("compile programs and tests", || run::through(self.command("build").args(PROGRAMS).arg("--tests")))
     }
 
     /// Build one program, with the features that the whole workspace asks for.

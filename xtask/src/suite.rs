@@ -85,11 +85,11 @@ fn finish(tally: Tally, notes: &[String]) -> Result<()> {
 fn everything(tally: &mut Tally, notes: &mut Vec<String>) -> Result<()> {
     let cargo = setup::everything()?;
     lints(&cargo, tally, notes);
-    cargo.binaries()?;
+    cargo.everything()?;
     if machine::can_hold_a_node() {
         image::build(image::Accelerator::None)?;
     }
-    let programs = run::step("compile the tests", || compile(&cargo))?;
+    let programs = programs(&cargo)?;
     for program in &programs {
         eprintln!("── test {}", program.name);
         let mut command = Command::new(&program.executable);
@@ -146,7 +146,8 @@ struct Profile {
     test: bool,
 }
 
-fn compile(cargo: &Cargo) -> Result<Vec<Program>> {
+/// The test programs, which are compiled.
+fn programs(cargo: &Cargo) -> Result<Vec<Program>> {
     let mut build = cargo.command("test");
     build.args(["--release", "--workspace", "--no-run", "--quiet", "--message-format=json-render-diagnostics"]);
     let output = build.stderr(Stdio::inherit()).output().context("starting cargo")?;

@@ -16,19 +16,19 @@ use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 use prometheus::{Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
 
-use crate::index::GuardedJob;
+use crate::GuardedJob;
 use lifecycle::{Passage, Stages};
 use queue::Queue;
 
 pub use catalog::{ALL, Kind, Metric};
-pub(crate) use requests::Requests;
+pub use requests::Requests;
 
 /// Value of the labels `controller` and `name`.
 const CONTROLLER: &str = "transferjob";
 
 /// How a reconcile ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Nothing more to do.
     Success,
     /// Done, and to be looked at again after some time.
@@ -154,13 +154,13 @@ impl Metrics {
     }
 
     /// A reconcile is asked for.
-    pub(crate) fn asked(&self, reference: &ObjectRef<GuardedJob>) {
+    pub fn asked(&self, reference: &ObjectRef<GuardedJob>) {
         self.adds.with_label_values(&[CONTROLLER, CONTROLLER]).inc();
         self.queue.add(key(reference.namespace.as_deref(), &reference.name));
     }
 
     /// A reconcile begins.
-    pub(crate) fn begin(&self, job: &GuardedJob) {
+    pub fn begin(&self, job: &GuardedJob) {
         self.active.with_label_values(&[CONTROLLER]).inc();
         if let Some(waited) = self.queue.begin(key(job.namespace().as_deref(), &job.name_any())) {
             self.waits.with_label_values(&[CONTROLLER, CONTROLLER]).observe(waited.as_secs_f64());
@@ -168,7 +168,7 @@ impl Metrics {
     }
 
     /// A reconcile is over.
-    pub(crate) fn end(&self, job: &GuardedJob, outcome: Outcome, seconds: f64) {
+    pub fn end(&self, job: &GuardedJob, outcome: Outcome, seconds: f64) {
         self.queue.end(&key(job.namespace().as_deref(), &job.name_any()));
         self.active.with_label_values(&[CONTROLLER]).dec();
         self.reconciles.with_label_values(&[CONTROLLER, outcome.name()]).inc();
@@ -184,18 +184,18 @@ impl Metrics {
     }
 
     /// Progress was asked for.
-    pub(crate) fn pulled<T, E>(&self, result: &Result<T, E>) {
+    pub fn pulled<T, E>(&self, result: &Result<T, E>) {
         self.pulls.with_label_values(&[if result.is_ok() { "success" } else { "error" }]).inc();
     }
 
     /// The API server answered, or did not.
-    pub(crate) fn requested(&self, method: &str, code: &str, seconds: f64) {
+    pub fn requested(&self, method: &str, code: &str, seconds: f64) {
         self.requests.with_label_values(&[code, method]).inc();
         self.request_seconds.with_label_values(&[method]).observe(seconds);
     }
 
     /// The status of a job was written.
-    pub(crate) fn status_written(&self, job: &TransferJob, after: &TransferJobStatus, now: Timestamp) {
+    pub fn status_written(&self, job: &TransferJob, after: &TransferJobStatus, now: Timestamp) {
         let namespace = job.namespace().unwrap_or_default();
         self.namespace_at_zero(&namespace);
         let created = job.creation_timestamp().filter(|_| job.metadata.generation == Some(1)).map(|t| t.0);
@@ -217,7 +217,7 @@ impl Metrics {
     }
 
     /// Forget a TransferJob that is gone.
-    pub(crate) fn forget(&self, uid: &str) {
+    pub fn forget(&self, uid: &str) {
         self.stages_seen.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
     }
 
@@ -225,7 +225,7 @@ impl Metrics {
     ///
     /// # Errors
     /// A metric cannot be written.
-    pub(crate) fn render(&self, store: &Store<GuardedJob>) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn render(&self, store: &Store<GuardedJob>) -> Result<Vec<u8>, prometheus::Error> {
         let exists = |key: &queue::Key| store.get(&ObjectRef::new(&key.1).within(&key.0)).is_some();
         let depth = self.queue.depth(exists);
         self.depth.with_label_values(&[CONTROLLER, CONTROLLER]).set(i64::try_from(depth).unwrap_or(i64::MAX));
