@@ -60,8 +60,8 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
 fn print_counts(dataset: &Dataset) {
     let width = dataset.classes.iter().map(String::len).max().unwrap_or(0).max(5);
     println!("{:<width$} {:>10} {:>10} {:>10}", "class", "train", "validation", "test");
-    for (label, class) in dataset.classes.iter().enumerate() {
-        let counts = Split::ALL.map(|split| dataset.split(split).iter().filter(|s| s.label == label).count());
+    for (index, class) in dataset.classes.iter().enumerate() {
+        let counts = Split::ALL.map(|split| dataset.split(split).iter().filter(|s| s.shows(index) == Some(true)).count());
         println!("{class:<width$} {:>10} {:>10} {:>10}", counts[0], counts[1], counts[2]);
     }
     let counts = Split::ALL.map(|split| dataset.split(split).len());

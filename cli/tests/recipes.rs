@@ -53,7 +53,7 @@ fn augmented_and_blended_training_does_not_depend_on_the_ranks() {
             job["spec"]["workers"]["processes"] = ranks.into();
             tuned(json!({
                 "epochs": 1, "globalBatchSize": 12, "accumulate": accumulate, "optimizer": {"name": "sgd", "learningRate": "0.05"},
-                "augment": {"horizontalFlip": "0.5", "crop": "0.6", "rotate": "10", "translate": "0.05", "brightness": "0.2", "contrast": "0.2", "erase": "0.3"},
+                "augment": {"horizontalFlip": "0.5", "crop": "0.6", "rotate": "10", "translate": "0.05", "brightness": "0.2", "contrast": "0.2", "gamma": "0.3", "blur": "1", "noise": "0.05", "erase": "0.3"},
                 "mix": {"mixup": "0.4", "cutmix": "1"}, "loss": {"labelSmoothing": "0.1"}, "clip": {"norm": "1"},
             }))(job);
         });

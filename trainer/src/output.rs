@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use graft_crds::Architecture;
 use graft_crds::architectures::Padding;
 use graft_crds::contract::{ExitReason, OutputRef};
-use graft_crds::spec::Window;
+use graft_crds::spec::{TaskType, Window};
 use graft_data::{DecodeCache, Geometry, Loader, Reading, Split};
-use graft_torch::tch::{Device, Kind, Tensor, no_grad};
+use graft_torch::tch::{Device, Tensor, no_grad};
 use graft_trainer_core::artefact::sha256_hex;
 use graft_trainer_core::checkpoint::FileEntry;
 use graft_trainer_core::report::{self, Metrics, Prediction};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Failure;
 use crate::models::{self, Mode, Model};
-use crate::rank::{Normaliser, Rank, Recipe, judge, to_json};
+use crate::rank::{Normaliser, Rank, Recipe, judge, probabilities, to_json};
 use crate::storage;
 use crate::weights::{self, HEAD_FORM_KEY, HeadPolicy};
 
@@ -38,9 +38,12 @@ pub struct Description {
     pub format: u32,
     /// The architecture.
     pub architecture: Architecture,
+    /// What the outputs mean: one class by softmax, or each class on its own by the logistic function.
+    #[serde(default)]
+    pub task: TaskType,
     /// The classes in the order of the outputs.
     pub classes: Vec<String>,
-    /// The class that counts as positive.
+    /// The class that counts as positive; without meaning in a multi-label task.
     pub positive_class: String,
     /// Size and shape of the input.
     pub input: Geometry,
@@ -88,19 +91,19 @@ pub(crate) struct Written {
 pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usize) -> Result<Written, Failure> {
     let folder = &rank.output;
     let _ = fs::remove_file(folder.join(MANIFEST));
-    let probabilities = |split: Split| -> Result<Tensor, Failure> {
+    let of = |split: Split| -> Result<Tensor, Failure> {
         let range = recipe.dataset.range(split);
         let rows = features.f_narrow(0, range.start as i64, range.len() as i64)?.f_to_device(rank.device)?;
         let logits = no_grad(|| recipe.model.head(&rows, Mode::Evaluate))?;
-        Ok(logits.f_to_kind(Kind::Double)?.f_softmax(1, Kind::Double)?.f_to_device(Device::Cpu)?)
+        Ok(probabilities(recipe.dataset.task, &logits)?.f_to_device(Device::Cpu)?)
     };
-    let test = probabilities(Split::Test)?;
+    let test = of(Split::Test)?;
     let judged = judge(&test, recipe, recipe.dataset.range(Split::Test))?;
-    let validation = judge(&probabilities(Split::Validation)?, recipe, recipe.dataset.range(Split::Validation))?;
+    let validation = judge(&of(Split::Validation)?, recipe, recipe.dataset.range(Split::Validation))?;
     let positive = recipe.dataset.classes[recipe.dataset.positive].clone();
     let metrics = Metrics {
         classes: recipe.dataset.classes.clone(),
-        positive_class: (recipe.classes() == 2).then(|| positive.clone()),
+        positive_class: (recipe.classes() == 2 && recipe.dataset.task == TaskType::Classification).then(|| positive.clone()),
         test: judged.clone(),
         validation: Some(validation),
     };
@@ -142,7 +145,7 @@ fn predictions(recipe: &Recipe, test: &Tensor) -> Result<Vec<Prediction>, Failur
         .map(|(sample, row)| Prediction {
             input: sample.key.clone(),
             patient: sample.patient_pseudonym(),
-            label: recipe.dataset.classes[sample.label].clone(),
+            label: recipe.dataset.told(sample),
             probabilities: row.to_vec(),
         })
         .collect())
@@ -153,6 +156,7 @@ fn description(rank: &Rank, recipe: &Recipe, positive_class: String, frozen_tens
     Description {
         format: 1,
         architecture: recipe.model.architecture(),
+        task: recipe.dataset.task,
         classes: recipe.dataset.classes.clone(),
         positive_class,
         input: recipe.geometry,
@@ -217,7 +221,7 @@ impl Trained {
             let bytes = loader.batch(chunk)?;
             let inputs = self.description.normalisation.apply(&bytes, self.description.input.size, Device::Cpu)?;
             let logits = no_grad(|| self.model.forward(&inputs, Mode::Evaluate))?;
-            let flat = Vec::<f64>::try_from(logits.f_to_kind(Kind::Double)?.f_softmax(1, Kind::Double)?.f_flatten(0, 1)?)?;
+            let flat = Vec::<f64>::try_from(probabilities(self.description.task, &logits)?.f_flatten(0, 1)?)?;
             rows.extend(flat.chunks_exact(self.description.classes.len()).map(<[f64]>::to_vec));
         }
         Ok(rows)
@@ -251,7 +255,7 @@ pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verifie
         stored.push(row.map_err(|e| unreadable(&e))?);
         let place = key.clone();
         let (path, slice) = graft_data::locate(&root, &key);
-        samples.push(graft_data::Sample { path, slice, key, label: 0, patient: None, row: None, place, split: Split::Test });
+        samples.push(graft_data::Sample { path, slice, key, label: 0, findings: Vec::new(), patient: None, row: None, place, split: Split::Test });
     }
     let fresh = trained.predict(samples)?;
     let pairs = fresh.iter().flatten().zip(stored.iter().flatten());

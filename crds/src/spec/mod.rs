@@ -135,11 +135,12 @@ fn first_run() -> String {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("!has(self.positiveClass) || size(self.classes) == 0 || self.positiveClass in self.classes", "spec.task.positiveClass must be one of spec.task.classes"),
-    validation = ("size(self.classes) != 1", "spec.task.classes must name at least two classes, or none to take them from the training data"),
+    validation = ("self.type == 'multiLabel' || size(self.classes) != 1", "spec.task.classes must name at least two classes, or none to take them from the training data"),
+    validation = ("self.type != 'multiLabel' || (size(self.classes) > 0 && !has(self.positiveClass))", "a multiLabel task names its findings in spec.task.classes and has no positiveClass: each finding is judged by itself"),
     validation = ("self.classes.all(c, self.classes.exists_one(d, d == c))", "spec.task.classes names a class twice")
 )]
 pub struct Task {
-    /// Kind of the task. Default: classification, one label per image.
+    /// Kind of the task: `classification`, one class per image, or `multiLabel`, each of the classes is there or not. Default: classification.
     #[serde(default, rename = "type")]
     pub kind: TaskType,
     /// The classes in the order of the model's outputs. Default: the labels of the training data, sorted.
@@ -162,9 +163,11 @@ impl Default for Task {
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TaskType {
-    /// One label per image.
+    /// One class per image.
     #[default]
     Classification,
+    /// Each class is a finding that an image shows or not, and that may be unknown.
+    MultiLabel,
 }
 
 /// What happens when a rank, a pod or a node is lost: the whole gang starts again from the newest checkpoint.

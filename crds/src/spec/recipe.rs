@@ -66,7 +66,7 @@ pub enum ScheduleName {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("double(self.labelSmoothing) >= 0.0 && double(self.labelSmoothing) < 1.0 && double(self.gamma) >= 0.0", "spec.fineTune.loss: labelSmoothing must be at least 0 and below 1, gamma not negative"))]
 pub struct Loss {
-    /// Kind of loss. Default: crossEntropy.
+    /// Kind of loss; of a multiLabel task the mean over the known findings. Default: crossEntropy.
     #[serde(default)]
     pub name: LossName,
     /// Share of each label that is spread evenly over all classes, 0 to below 1 (Szegedy et al. 2015, arXiv:1512.00567). Default: "0".
@@ -128,7 +128,8 @@ pub struct Clip {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("[self.horizontalFlip, self.verticalFlip, self.erase, self.translate, self.brightness, self.contrast].all(p, double(p) >= 0.0 && double(p) <= 1.0)", "spec.fineTune.augment: horizontalFlip, verticalFlip, erase, translate, brightness and contrast must be between 0 and 1"),
+    validation = ("[self.horizontalFlip, self.verticalFlip, self.erase, self.translate, self.brightness, self.contrast, self.noise].all(p, double(p) >= 0.0 && double(p) <= 1.0)", "spec.fineTune.augment: horizontalFlip, verticalFlip, erase, translate, brightness, contrast and noise must be between 0 and 1"),
+    validation = ("double(self.gamma) >= 0.0 && double(self.gamma) <= 4.0 && double(self.blur) >= 0.0 && double(self.blur) <= 8.0", "spec.fineTune.augment: gamma must be between 0 and 4, blur between 0 and 8 pixels"),
     validation = ("double(self.crop) >= 0.05 && double(self.crop) <= 1.0", "spec.fineTune.augment.crop must be between 0.05 and 1: the share of the area that stays"),
     validation = ("double(self.rotate) >= 0.0 && double(self.rotate) <= 180.0", "spec.fineTune.augment.rotate must be between 0 and 180 degrees")
 )]
@@ -154,6 +155,15 @@ pub struct Augment {
     /// Largest relative change of contrast around the image's mean. Default: "0".
     #[serde(default = "zero")]
     pub contrast: Decimal,
+    /// Largest relative change of gamma: pixels from 0 to 1 are raised to a power between 1 ÷ (1 + this) and 1 + this. Default: "0".
+    #[serde(default = "zero")]
+    pub gamma: Decimal,
+    /// Largest standard deviation of a Gaussian blur, in pixels of the input. Default: "0".
+    #[serde(default = "zero")]
+    pub blur: Decimal,
+    /// Largest standard deviation of Gaussian noise, where 1 is from black to white. Default: "0".
+    #[serde(default = "zero")]
+    pub noise: Decimal,
     /// Probability of erasing one rectangle of 2 to 20 % of the area (Zhong et al. 2017, arXiv:1708.04896). Default: "0".
     #[serde(default = "zero")]
     pub erase: Decimal,

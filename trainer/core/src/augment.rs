@@ -25,6 +25,12 @@ pub struct Augment {
     pub brightness: f64,
     /// Largest relative change of contrast.
     pub contrast: f64,
+    /// Largest relative change of gamma.
+    pub gamma: f64,
+    /// Largest standard deviation of a blur, in pixels.
+    pub blur: f64,
+    /// Largest standard deviation of noise, where 1 is from black to white.
+    pub noise: f64,
     /// Probability of erasing a rectangle.
     pub erase: f64,
 }
@@ -39,6 +45,12 @@ pub struct Change {
     pub brightness: f64,
     /// Factor on the distance of pixels from the image's mean.
     pub contrast: f64,
+    /// Exponent of pixels from 0 to 1.
+    pub gamma: f64,
+    /// Standard deviation of the blur in pixels; 0 for none.
+    pub blur: f64,
+    /// Standard deviation of the noise, and the seed of its pixels; 0 for none.
+    pub noise: (f64, u32),
     /// Rectangle that is erased: left, top, right, bottom as shares of the side.
     pub erase: Option<[f64; 4]>,
 }
@@ -70,7 +82,10 @@ impl Augment {
         let (share, shape) = (0.02 + 0.18 * draws.uniform(), (either_way(&mut draws, 3.3f64.ln())).exp());
         let (w, h) = ((share * shape).sqrt().min(1.0), (share / shape).sqrt().min(1.0));
         let (left, top) = ((1.0 - w) * draws.uniform(), (1.0 - h) * draws.uniform());
-        Change { matrix, brightness, contrast, erase: erased.then_some([left, top, left + w, top + h]) }
+        let gamma = either_way(&mut draws, self.gamma.ln_1p()).exp();
+        let blur = self.blur * draws.uniform();
+        let noise = (self.noise * draws.uniform(), (draws.uniform() * f64::from(u32::MAX)) as u32);
+        Change { matrix, brightness, contrast, gamma, blur, noise, erase: erased.then_some([left, top, left + w, top + h]) }
     }
 }
 
@@ -136,20 +151,33 @@ fn either_way(draws: &mut Stream, limit: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const NOTHING: Augment =
-        Augment { horizontal_flip: 0.0, vertical_flip: 0.0, crop: 1.0, rotate: 0.0, translate: 0.0, brightness: 0.0, contrast: 0.0, erase: 0.0 };
+    const NOTHING: Augment = Augment {
+        horizontal_flip: 0.0,
+        vertical_flip: 0.0,
+        crop: 1.0,
+        rotate: 0.0,
+        translate: 0.0,
+        brightness: 0.0,
+        contrast: 0.0,
+        gamma: 0.0,
+        blur: 0.0,
+        noise: 0.0,
+        erase: 0.0,
+    };
 
     #[test]
     fn nothing_asked_is_nothing_done() {
         for sample in 0..100 {
             let change = NOTHING.change(1, 2, sample);
-            assert_eq!(change, Change { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], brightness: 1.0, contrast: 1.0, erase: None });
+            let noise = (0.0, change.noise.1);
+            let same = Change { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], brightness: 1.0, contrast: 1.0, gamma: 1.0, blur: 0.0, noise, erase: None };
+            assert_eq!(change, same);
         }
     }
 
     #[test]
     fn changes_stay_within_their_limits_and_use_them() {
-        let augment = Augment { horizontal_flip: 0.5, crop: 0.5, brightness: 0.2, erase: 0.25, ..NOTHING };
+        let augment = Augment { horizontal_flip: 0.5, crop: 0.5, brightness: 0.2, gamma: 0.5, blur: 2.0, noise: 0.1, erase: 0.25, ..NOTHING };
         let changes: Vec<Change> = (0..2000).map(|sample| augment.change(3, 0, sample)).collect();
         let share = |wanted: &dyn Fn(&Change) -> bool| changes.iter().filter(|c| wanted(c)).count() as f64 / 2000.0;
         assert!((share(&|c| c.matrix[0] < 0.0) - 0.5).abs() < 0.05);
@@ -159,7 +187,8 @@ mod tests {
             assert!(b == 0.0 && c == 0.0 && (0.4..=1.0).contains(&(a.abs() * d.abs())), "{change:?}");
             // Nothing outside the image is seen.
             assert!(a.abs() + x.abs() <= 1.0 + 1e-9 && d.abs() + y.abs() <= 1.0 + 1e-9, "{change:?}");
-            assert!((0.8..=1.2).contains(&change.brightness));
+            assert!((0.8..=1.2).contains(&change.brightness) && (1.0 / 1.5..=1.5).contains(&change.gamma));
+            assert!((0.0..=2.0).contains(&change.blur) && (0.0..=0.1).contains(&change.noise.0));
         }
         assert!(changes.iter().any(|c| c.brightness > 1.15) && changes.iter().any(|c| c.brightness < 0.85));
     }

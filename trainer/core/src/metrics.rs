@@ -41,7 +41,7 @@ pub enum MetricsError {
 pub struct Score {
     /// The value; absent where the data leave it undefined.
     pub value: Option<f64>,
-    /// Why there is no value.
+    /// Why there is no value, or what it leaves out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -82,8 +82,30 @@ pub struct Evaluation {
     pub specificity: Score,
     /// Mean negative log likelihood in nats; probabilities are clipped to [ε, 1 − ε] with ε = 2⁻⁵², as scikit-learn does.
     pub log_loss: f64,
-    /// `confusion[t][p]`: samples of true class `t` predicted as `p`.
+    /// `confusion[t][p]`: samples of true class `t` predicted as `p`. Of findings a row each: true negatives, false positives, false
+    /// negatives, true positives.
     pub confusion: Vec<Vec<u64>>,
+    /// The findings of a multi-label task one by one; empty in classification.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<FindingScores>,
+}
+
+/// Judgement of one finding over the samples that are known to show it or not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FindingScores {
+    /// Samples that show it.
+    pub positives: usize,
+    /// Samples that do not.
+    pub negatives: usize,
+    /// Area under the ROC curve.
+    pub auroc: Score,
+    /// Harmonic mean of precision and sensitivity at probability 0.5.
+    pub f1: Score,
+    /// True positives over positives at probability 0.5.
+    pub sensitivity: Score,
+    /// True negatives over negatives at probability 0.5.
+    pub specificity: Score,
 }
 
 impl Evaluation {
@@ -116,7 +138,7 @@ impl Evaluation {
             }),
             f1: mean(&|class| {
                 let c = counts(class);
-                Score::ratio(2 * c.true_positive, 2 * c.true_positive + c.false_positive + c.false_negative, "no positive is present or predicted")
+                Score::ratio(2 * c.true_positive, 2 * c.true_positive + c.false_positive + c.false_negative, NO_F1)
             }),
             sensitivity: mean(&|class| {
                 let c = counts(class);
@@ -128,9 +150,79 @@ impl Evaluation {
             }),
             log_loss: loss / labels.len() as f64,
             confusion,
+            findings: Vec::new(),
+        })
+    }
+
+    /// Judges `probabilities` (`[N, classes]`, row-major, each on its own) against what is known, `truth` (`[N, classes]`), where `None` is
+    /// unknown and counts for nothing. Accuracy and log loss are means over all that is known; the other values are unweighted means over
+    /// the findings for which they are defined, with the number of those that were left out as the reason.
+    ///
+    /// # Errors
+    /// Empty input, nothing known, shapes that do not fit, a probability outside [0, 1].
+    pub fn of_findings(probabilities: &[f64], truth: &[Option<bool>], classes: usize) -> Result<Self, MetricsError> {
+        if classes == 0 || truth.len() != probabilities.len() || !truth.len().is_multiple_of(classes) {
+            return Err(MetricsError::Shape { probabilities: probabilities.len(), labels: truth.len() / classes.max(1), classes });
+        }
+        if let Some(at) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {
+            return Err(MetricsError::NotAProbability { sample: at / classes });
+        }
+        let known = || probabilities.iter().zip(truth).enumerate().filter_map(|(at, (p, shown))| Some((at % classes, *p, (*shown)?)));
+        let count = known().count();
+        if count == 0 {
+            return Err(MetricsError::Empty);
+        }
+        let mut confusion = vec![vec![0u64; 4]; classes];
+        let mut scored = vec![Vec::new(); classes];
+        let (mut loss, mut right) = (0.0, 0usize);
+        for (class, p, shown) in known() {
+            let said = p >= 0.5;
+            confusion[class][usize::from(shown) * 2 + usize::from(said)] += 1;
+            scored[class].push((p, shown));
+            right += usize::from(said == shown);
+            loss -= if shown { p } else { 1.0 - p }.clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln();
+        }
+        let findings: Vec<FindingScores> = confusion.iter().zip(&scored).map(|(counts, scored)| FindingScores::of(counts, scored)).collect();
+        Ok(Self {
+            samples: truth.len() / classes,
+            accuracy: right as f64 / count as f64,
+            auroc: defined_mean(&findings, |f| &f.auroc),
+            f1: defined_mean(&findings, |f| &f.f1),
+            sensitivity: defined_mean(&findings, |f| &f.sensitivity),
+            specificity: defined_mean(&findings, |f| &f.specificity),
+            log_loss: loss / count as f64,
+            confusion,
+            findings,
         })
     }
 }
+
+impl FindingScores {
+    fn of(counts: &[u64], scored: &[(f64, bool)]) -> Self {
+        let [tn, fp, fneg, tp] = [counts[0], counts[1], counts[2], counts[3]];
+        let positives = scored.iter().filter(|(_, shown)| *shown).count();
+        Self {
+            positives,
+            negatives: scored.len() - positives,
+            auroc: auroc(scored),
+            f1: Score::ratio(2 * tp, 2 * tp + fp + fneg, NO_F1),
+            sensitivity: Score::ratio(tp, tp + fneg, NO_POSITIVE),
+            specificity: Score::ratio(tn, tn + fp, NO_NEGATIVE),
+        }
+    }
+}
+
+fn defined_mean(findings: &[FindingScores], score: impl Fn(&FindingScores) -> &Score) -> Score {
+    let values: Vec<f64> = findings.iter().filter_map(|finding| score(finding).value).collect();
+    let left_out = findings.len() - values.len();
+    if values.is_empty() {
+        return Score::undefined("it is defined for no finding");
+    }
+    let reason = (left_out > 0).then(|| format!("mean without {left_out} findings, for which it is not defined"));
+    Score { value: Some(values.iter().sum::<f64>() / values.len() as f64), reason }
+}
+
+const NO_F1: &str = "no positive is present or predicted";
 
 const NO_POSITIVE: &str = "no sample of the positive class";
 const NO_NEGATIVE: &str = "no sample outside the positive class";
@@ -268,6 +360,39 @@ mod tests {
         let absent_class = Evaluation::of(&[0.6, 0.3, 0.1, 0.3, 0.6, 0.1], &[0, 1], 3, 2).unwrap();
         assert_eq!(absent_class.auroc.reason.as_deref(), Some("class 2: no sample of the positive class"));
         assert!(!serde_json::to_string(&no_positive).unwrap().contains("NaN"));
+    }
+
+    #[test]
+    fn findings_are_judged_as_two_classes_each_over_what_is_known() {
+        let classes = 4;
+        let n = 60;
+        let p: Vec<f64> = (0..n * classes).map(|i| f64::from(u16::try_from(i * 37 % 101).unwrap()) / 101.0).collect();
+        // The last finding is never there.
+        let truth = |i: usize| match (i % classes, i * 13 % 7) {
+            (_, 0) => None,
+            (class, k) => Some(class < 3 && k < 3),
+        };
+        let truth: Vec<Option<bool>> = (0..n * classes).map(truth).collect();
+        let ours = Evaluation::of_findings(&p, &truth, classes).unwrap();
+        let (mut right, mut loss, mut known) = (0.0, 0.0, 0.0);
+        for class in 0..classes {
+            let rows: Vec<(f64, usize)> =
+                p.iter().zip(&truth).skip(class).step_by(classes).filter_map(|(p, t)| Some((*p, usize::from((*t)?)))).collect();
+            let two: Vec<f64> = rows.iter().flat_map(|(p, _)| [1.0 - p, *p]).collect();
+            let alone = Evaluation::of(&two, &rows.iter().map(|r| r.1).collect::<Vec<_>>(), 2, 1).unwrap();
+            let own = &ours.findings[class];
+            assert_eq!((&own.auroc, &own.f1, &own.sensitivity), (&alone.auroc, &alone.f1, &alone.sensitivity), "{class}");
+            assert_eq!(own.specificity, alone.specificity, "{class}");
+            assert_eq!(ours.confusion[class], [&alone.confusion[0][..], &alone.confusion[1][..]].concat());
+            let count = rows.len() as f64;
+            (right, loss, known) = (right + alone.accuracy * count, loss + alone.log_loss * count, known + count);
+        }
+        assert!((ours.accuracy - right / known).abs() < 1e-12 && (ours.log_loss - loss / known).abs() < 1e-12);
+        let three = ours.findings[..3].iter().map(|f| f.auroc.value.unwrap()).sum::<f64>() / 3.0;
+        assert!((ours.auroc.value.unwrap() - three).abs() < 1e-12);
+        assert_eq!(ours.auroc.reason.as_deref(), Some("mean without 1 findings, for which it is not defined"));
+        assert_eq!(Evaluation::of_findings(&[0.5; 2], &[None; 2], 2), Err(MetricsError::Empty));
+        assert!(matches!(Evaluation::of_findings(&[0.5; 3], &[None; 3], 2), Err(MetricsError::Shape { .. })));
     }
 
     #[test]

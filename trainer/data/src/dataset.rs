@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use graft_crds::spec::{Data, DataSet, Task};
+use graft_crds::spec::{Data, DataSet, Task, TaskType};
 
 use crate::error::{DataError, Finding, Reason, nearest, pseudonym};
 use crate::holdout::hold_out;
+use crate::labels::{Labels, plain, told};
 use crate::patients;
 use crate::source::{self, Record};
 
@@ -50,8 +51,10 @@ pub struct Sample {
     pub slice: Option<u32>,
     /// The image as the user names it: relative to its set's folder.
     pub key: String,
-    /// Index of its class in [`Dataset::classes`].
+    /// Index of its class in [`Dataset::classes`]; of a multi-label task a number that samples share which show the same findings.
     pub label: usize,
+    /// What is known of each class in a multi-label task, none where nothing is; empty in classification, where `label` says all.
+    pub findings: Vec<Option<bool>>,
     /// The patient's id, as it is in the manifest, the folder's name or the DICOM file; never to be shown, see [`Sample::patient_pseudonym`].
     pub patient: Option<String>,
     /// Line in the manifest, from 1; none in class folders.
@@ -63,6 +66,12 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Whether it shows `class`; none if that is not known.
+    #[must_use]
+    pub fn shows(&self, class: usize) -> Option<bool> {
+        self.findings.get(class).copied().unwrap_or(Some(self.label == class))
+    }
+
     /// The image and where it stands, for messages: `key (file:row)`, or the path in class folders.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -79,6 +88,8 @@ impl Sample {
 /// The checked data of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
+    /// What the labels mean.
+    pub task: TaskType,
     /// The classes in the order of the model's outputs.
     pub classes: Vec<String>,
     /// Index of the class that counts as positive in a two-class task.
@@ -96,7 +107,7 @@ impl Dataset {
     /// All findings of the first of two passes that has any: reading the sources; then classes, splits, patients, files.
     pub fn load(data: &Data, task: &Task, seed: u64) -> Result<Self, DataError> {
         let mut findings = Vec::new();
-        let mut sets = read_sets(data, &mut findings);
+        let mut sets = read_sets(data, task, &mut findings);
         patients::identify(data, &mut sets, &mut findings);
         DataError::check(std::mem::take(&mut findings))?;
         let classes = resolve_classes(task, &sets, &mut findings);
@@ -111,16 +122,22 @@ impl Dataset {
         }
         let positive = positive_class(task, &classes, &mut findings);
         DataError::check(findings)?;
+        let labels: Vec<String> = match task.kind {
+            TaskType::Classification => classes.clone(),
+            TaskType::MultiLabel => sets.iter().flatten().map(|record| record.label.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+        };
+        let labels: BTreeMap<String, usize> = labels.into_iter().zip(0..).collect();
         let samples = Split::ALL.into_iter().zip(sets).flat_map(|(split, records)| {
-            let classes = &classes;
+            let labels = &labels;
             records.into_iter().filter_map(move |record| {
-                let label = classes.iter().position(|class| *class == record.label)?;
+                let label = *labels.get(&record.label)?;
                 let place = record.place();
                 Some(Sample {
                     path: record.path,
                     slice: record.slice,
                     key: record.key,
                     label,
+                    findings: record.findings,
                     patient: record.patient,
                     row: record.place.row,
                     place,
@@ -129,7 +146,16 @@ impl Dataset {
             })
         });
         let samples = samples.collect();
-        Ok(Self { classes, positive, samples })
+        Ok(Self { task: task.kind, classes, positive, samples })
+    }
+
+    /// The label of a sample in words: its class, or its findings as `A|B`, with `C?` for one that is not known.
+    #[must_use]
+    pub fn told(&self, sample: &Sample) -> String {
+        match self.task {
+            TaskType::Classification => self.classes.get(sample.label).cloned().unwrap_or_default(),
+            TaskType::MultiLabel => told(&self.classes, &sample.findings),
+        }
     }
 
     /// Without the samples whose image cannot be decoded, `bad` by their indices.
@@ -140,9 +166,8 @@ impl Dataset {
         let samples = self.samples.iter().enumerate().filter(|(index, _)| !bad.contains(index)).map(|(_, sample)| sample.clone());
         let left = Self { samples: samples.collect(), ..self.clone() };
         let empty = Split::ALL.into_iter().filter(|split| left.split(*split).is_empty()).map(|split| format!("split {}", split.name()));
-        let trained: BTreeSet<usize> = left.split(Split::Train).iter().map(|sample| sample.label).collect();
-        let lost =
-            (0..left.classes.len()).filter(|class| !trained.contains(class)).map(|class| format!("training images of {:?}", left.classes[class]));
+        let trained = |class: &usize| left.split(Split::Train).iter().any(|sample| sample.shows(*class) == Some(true));
+        let lost = (0..left.classes.len()).filter(|class| !trained(class)).map(|class| format!("training images of {:?}", left.classes[class]));
         let gone: Vec<String> = empty.chain(lost).collect();
         if gone.is_empty() {
             return Ok(left);
@@ -179,17 +204,21 @@ impl Dataset {
 
 pub(crate) type Sets = [Vec<Record>; 3];
 
-fn read_sets(data: &Data, findings: &mut Vec<Finding>) -> Sets {
+fn read_sets(data: &Data, task: &Task, findings: &mut Vec<Finding>) -> Sets {
+    let labels = match task.kind {
+        TaskType::Classification => Labels::Class,
+        TaskType::MultiLabel => Labels::Findings(&task.classes),
+    };
     if data.columns.split.is_some() {
-        let records = source::read(&data.train, &data.columns, "spec.data.train", findings);
+        let records = source::read(&data.train, &data.columns, labels, "spec.data.train", findings);
         return by_split_column(data, records, findings);
     }
-    let train = source::read(&data.train, &data.columns, "spec.data.train", findings);
+    let train = source::read(&data.train, &data.columns, labels, "spec.data.train", findings);
     let validation = data.validation.uri.as_ref().map_or_else(Vec::new, |uri| {
         let set = DataSet { uri: uri.clone(), manifest: data.validation.manifest.clone() };
-        source::read(&set, &data.columns, "spec.data.validation", findings)
+        source::read(&set, &data.columns, labels, "spec.data.validation", findings)
     });
-    let test = data.test.as_ref().map_or_else(Vec::new, |set| source::read(set, &data.columns, "spec.data.test", findings));
+    let test = data.test.as_ref().map_or_else(Vec::new, |set| source::read(set, &data.columns, labels, "spec.data.test", findings));
     [train, validation, test]
 }
 
@@ -220,6 +249,9 @@ fn by_split_column(data: &Data, records: Vec<Record>, findings: &mut Vec<Finding
 }
 
 fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec<String> {
+    if task.kind == TaskType::MultiLabel {
+        return named_findings(task, &sets[Split::Train as usize], findings);
+    }
     let trained: BTreeSet<&str> = sets[Split::Train as usize].iter().map(|record| record.label.as_str()).collect();
     if trained.len() < 2 && !sets[Split::Train as usize].is_empty() {
         let seen = trained.iter().map(|class| format!("{class:?}")).collect();
@@ -232,8 +264,7 @@ fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec
     }
     let mut spellings: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for class in &trained {
-        let plain = class.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').flat_map(char::to_lowercase).collect();
-        spellings.entry(plain).or_default().push(class);
+        spellings.entry(plain(class)).or_default().push(class);
     }
     for names in spellings.into_values().filter(|names| names.len() > 1) {
         let seen = names.iter().map(|name| format!("{name:?}")).collect();
@@ -247,6 +278,17 @@ fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec
     if !untrained.is_empty() && !trained.is_empty() {
         let what = format!("{} of spec.task.classes have no training sample", untrained.len());
         findings.push(Finding::new(Reason::UnknownClass, what, untrained, "remove them from spec.task.classes or add samples"));
+    }
+    task.classes.clone()
+}
+
+/// The classes of a multi-label task. Each needs a training image that shows it, or it cannot be learned; that also finds a misspelt one.
+fn named_findings(task: &Task, train: &[Record], findings: &mut Vec<Finding>) -> Vec<String> {
+    let shown = |class: usize| train.iter().any(|record| record.findings.get(class) == Some(&Some(true)));
+    let absent: Vec<String> = (0..task.classes.len()).filter(|class| !shown(*class)).map(|class| format!("{:?}", task.classes[class])).collect();
+    if !absent.is_empty() && !train.is_empty() {
+        let what = format!("{} of spec.task.classes are shown by no training image", absent.len());
+        findings.push(Finding::new(Reason::UnknownClass, what, absent, "write them as the manifest does, or remove them from spec.task.classes"));
     }
     task.classes.clone()
 }
@@ -266,8 +308,8 @@ fn quoted(names: &[String]) -> String {
 }
 
 fn check_labels(sets: &Sets, classes: &[String], findings: &mut Vec<Finding>) {
-    if classes.is_empty() {
-        return; // No training data: that is the finding, not that every other label is unknown.
+    if classes.is_empty() || sets.iter().flatten().any(|record| !record.findings.is_empty()) {
+        return; // Without training data, that is the finding, not that every other label is unknown. Findings are checked where they are read.
     }
     for split in Split::ALL {
         let mut unknown: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -291,6 +333,15 @@ fn holder(record: &Record) -> &str {
     record.patient.as_deref().unwrap_or(&record.key)
 }
 
+/// The classes that an image counts for when a share of each is held out: its own, or each that it shows; one more for those without any.
+fn strata(record: &Record, classes: &[String]) -> Vec<usize> {
+    if record.findings.is_empty() {
+        return classes.iter().position(|class| *class == record.label).into_iter().collect();
+    }
+    let shown: Vec<usize> = (0..classes.len()).filter(|class| record.findings[*class] == Some(true)).collect();
+    if shown.is_empty() { vec![classes.len()] } else { shown }
+}
+
 fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u64, findings: &mut Vec<Finding>) {
     let fraction = data.validation.fraction.as_ref().map(graft_crds::Decimal::value);
     if data.validation.uri.is_some() {
@@ -305,10 +356,9 @@ fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u
         return;
     }
     let train = std::mem::take(&mut sets[Split::Train as usize]);
-    let index = |label: &str| classes.iter().position(|class| class == label);
-    let samples: Vec<(&str, usize)> = train.iter().filter_map(|record| Some((holder(record), index(&record.label)?))).collect();
+    let samples: Vec<(&str, usize)> = train.iter().flat_map(|record| strata(record, classes).into_iter().map(|s| (holder(record), s))).collect();
     let held_out: BTreeSet<String> =
-        hold_out(&samples, classes.len(), fraction.unwrap_or(DEFAULT_FRACTION), seed).into_iter().map(str::to_owned).collect();
+        hold_out(&samples, classes.len() + 1, fraction.unwrap_or(DEFAULT_FRACTION), seed).into_iter().map(str::to_owned).collect();
     let (validation, train) = train.into_iter().partition(|record| held_out.contains(holder(record)));
     sets[Split::Train as usize] = train;
     sets[Split::Validation as usize] = validation;

@@ -237,7 +237,12 @@ fn chest_xray14(rows: &[csv::StringRecord], image: usize, labels: usize, patient
         "a random 80/20 split of images would put {:.1} % of the test images' patients into training as well: split by patient, or use the official lists",
         100.0 * shared
     ));
-    seen.notes.push("images have several labels (A|B): a classification job needs a manifest with one label for each image".into());
+    seen.notes.push("images have several labels (A|B), as a task of type multiLabel reads them; write a column split from the official lists".into());
+    let findings: Vec<&str> = seen.counts.keys().map(String::as_str).filter(|name| *name != "No Finding").collect();
+    seen.snippet = Some(format!(
+        "task:\n  type: multiLabel\n  classes: [{}]\ndata:\n  columns: {{input: Image Index, label: Finding Labels, patient: Patient ID, split: split}}\n",
+        findings.join(", ")
+    ));
     seen
 }
 
@@ -271,7 +276,12 @@ fn chexpert(header: &[String], rows: &[csv::StringRecord], image: usize, first: 
         |row: &csv::StringRecord| row.get(image).and_then(|path| path.split('/').find(|part| part.starts_with("patient")).map(str::to_owned));
     seen.patients = Some(rows.iter().filter_map(patient).collect::<BTreeSet<_>>().len());
     seen.notes.push("patients are in the paths (patientNNNNN/studyN): write them into a column and split by it".into());
-    seen.notes.push("images have several labels: a classification job needs a manifest with one label for each image".into());
+    seen.notes.push("a column for each finding, as a task of type multiLabel reads them: -1 and blank count as unknown".into());
+    let findings: Vec<&str> = header.iter().skip(first).map(String::as_str).filter(|name| *name != "No Finding").collect();
+    seen.snippet = Some(format!(
+        "task:\n  type: multiLabel\n  classes: [{}]\ndata:\n  columns: {{input: Path, patient: patient, split: split}}\n",
+        findings.join(", ")
+    ));
     seen
 }
 

@@ -10,6 +10,7 @@ mod error;
 mod grey;
 mod holdout;
 pub mod inspect;
+mod labels;
 mod loader;
 mod nifti;
 mod parallel;

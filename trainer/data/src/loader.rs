@@ -251,8 +251,9 @@ pub fn data_digest(dataset: &Dataset, prints: &[Fingerprint]) -> Option<String> 
     if prints.len() != dataset.samples.len() {
         return None;
     }
+    let label = |sample: &Sample| if sample.findings.is_empty() { sample.label.to_string() } else { dataset.told(sample) };
     let mut entries: Vec<_> =
-        dataset.samples.iter().zip(prints).map(|(sample, print)| (sample.split, sample.key.as_str(), sample.label, print.file)).collect();
+        dataset.samples.iter().zip(prints).map(|(sample, print)| (sample.split, sample.key.as_str(), label(sample), print.file)).collect();
     entries.sort_unstable();
     let mut hasher = Sha256::new();
     let mut text = |text: &str| {
@@ -266,7 +267,7 @@ pub fn data_digest(dataset: &Dataset, prints: &[Fingerprint]) -> Option<String> 
     for (split, key, label, file) in entries {
         text(split.name());
         text(key);
-        text(&label.to_string());
+        text(&label);
         text(&hex(&file));
     }
     Some(hex(&hasher.finalize()))

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use graft_crds::spec::{DataColumns, DataSet};
 
 use crate::error::{Finding, Reason, nearest};
+use crate::labels::{LabelColumns, Labels, Told};
 use crate::{dicom, nifti};
 
 /// Extensions of image files in class folders, in lower case.
@@ -34,7 +35,10 @@ pub(crate) struct Record {
     /// One of the file's frames or slices, from 0.
     pub(crate) slice: Option<u32>,
     pub(crate) key: String,
+    /// The class, or what is known of the findings as [`crate::labels::told`] writes it.
     pub(crate) label: String,
+    /// What is known of each finding of a multi-label task; empty otherwise.
+    pub(crate) findings: Vec<Option<bool>>,
     pub(crate) patient: Option<String>,
     pub(crate) split: Option<String>,
     pub(crate) place: Place,
@@ -85,7 +89,7 @@ pub(crate) fn is_dicom(path: &Path) -> bool {
 
 /// Reads `set`. `field` is where the set stands in the spec, for messages. Whether the columns `patient` and `split`
 /// are looked for depends on `columns` naming them.
-pub(crate) fn read(set: &DataSet, columns: &DataColumns, field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
+pub(crate) fn read(set: &DataSet, columns: &DataColumns, labels: Labels<'_>, field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
     let root = local_path(&set.uri);
     if !root.is_dir() {
         let what = if root.exists() { "is not a folder" } else { "does not exist" };
@@ -97,9 +101,14 @@ pub(crate) fn read(set: &DataSet, columns: &DataColumns, field: &str, findings: 
         ));
         return Vec::new();
     }
-    match &set.manifest {
-        Some(manifest) => read_manifest(root, &root.join(manifest), columns, field, findings),
-        None => read_folders(root, field, findings),
+    match (&set.manifest, labels) {
+        (Some(manifest), _) => read_manifest(root, &root.join(manifest), (columns, labels), field, findings),
+        (None, Labels::Class) => read_folders(root, field, findings),
+        (None, Labels::Findings(_)) => {
+            let what = format!("{field}.manifest is missing: a multiLabel task needs a manifest, a class folder gives each image one label");
+            findings.push(Finding::new(Reason::DataNotFound, what, vec![], format!("name a CSV file of {} there", root.display())));
+            Vec::new()
+        }
     }
 }
 
@@ -107,7 +116,7 @@ fn unreadable(path: &Path, error: impl std::fmt::Display) -> Finding {
     Finding::new(Reason::DataUnreadable, format!("{} cannot be read: {error}", path.display()), vec![], "check the file and its permissions")
 }
 
-fn read_manifest(root: &Path, path: &Path, columns: &DataColumns, field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
+fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Labels<'_>), field: &str, findings: &mut Vec<Finding>) -> Vec<Record> {
     if !path.is_file() {
         let remedy = "give the manifest's path relative to the folder";
         findings.push(Finding::new(Reason::DataNotFound, format!("{field}.manifest: {} does not exist", path.display()), vec![], remedy));
@@ -128,7 +137,7 @@ fn read_manifest(root: &Path, path: &Path, columns: &DataColumns, field: &str, f
             return Vec::new();
         }
     };
-    let Some(index) = Index::find(&header, columns, path, findings) else { return Vec::new() };
+    let Some(index) = Index::find(&header, columns, labels, path, findings) else { return Vec::new() };
     let file: Arc<str> = path.display().to_string().into();
     let mut problems = Problems::default();
     let mut records = Vec::new();
@@ -184,15 +193,15 @@ fn inside(root: &Path, key: &str) -> bool {
 }
 
 /// Positions of the columns in the manifest.
-struct Index {
+struct Index<'a> {
     input: usize,
-    label: usize,
+    label: LabelColumns<'a>,
     patient: Option<usize>,
     split: Option<usize>,
 }
 
-impl Index {
-    fn find(header: &csv::StringRecord, columns: &DataColumns, path: &Path, findings: &mut Vec<Finding>) -> Option<Self> {
+impl<'a> Index<'a> {
+    fn find(header: &csv::StringRecord, columns: &DataColumns, labels: Labels<'a>, path: &Path, findings: &mut Vec<Finding>) -> Option<Self> {
         let names: Vec<&str> = header.iter().map(str::trim).collect();
         let mut missing = false;
         let mut find = |field: &str, wanted: &str| {
@@ -204,9 +213,18 @@ impl Index {
             found.first().copied()
         };
         let input = find("input", &columns.input);
-        let label = find("label", &columns.label);
+        let label = match labels {
+            Labels::Class => find("label", &columns.label).map(LabelColumns::Class),
+            Labels::Findings(classes) if names.contains(&columns.label.as_str()) => {
+                find("label", &columns.label).map(|index| LabelColumns::List(index, classes))
+            }
+            Labels::Findings(classes) => LabelColumns::each(&names, classes),
+        };
         let patient = columns.patient.as_deref().map(|name| find("patient", name));
         let split = columns.split.as_deref().map(|name| find("split", name));
+        if let (Labels::Findings(classes), None) = (labels, &label) {
+            findings.push(no_findings(columns, &names, classes, path));
+        }
         if missing {
             return None;
         }
@@ -216,7 +234,16 @@ impl Index {
     fn record(&self, root: &Path, row: &csv::StringRecord, place: Place, problems: &mut Problems) -> Option<Record> {
         let at = |index: usize| row.get(index).unwrap_or_default().trim().to_owned();
         let shown = || format!("{}:{}", place.file, place.row.unwrap_or(0));
-        let (key, label, patient) = (at(self.input), at(self.label), self.patient.map(at));
+        let (key, patient) = (at(self.input), self.patient.map(at));
+        let (label, findings) = match self.label.told(row) {
+            Told::Class(label) => (label, Vec::new()),
+            Told::Findings(label, findings) => (label, findings),
+            Told::Nothing => (String::new(), Vec::new()),
+            Told::Odd(value) => {
+                problems.odd_label.push(format!("{} ({value})", shown()));
+                return None;
+            }
+        };
         let mut whole = true;
         let mut need = |present: bool, problem: &mut Vec<String>| {
             if !present {
@@ -225,12 +252,12 @@ impl Index {
             }
         };
         need(!key.is_empty(), &mut problems.no_input);
-        need(!label.is_empty(), &mut problems.no_label);
+        need(!label.is_empty() || !findings.is_empty(), &mut problems.no_label);
         need(patient.as_deref() != Some(""), &mut problems.no_patient);
         need(inside(root, &key), &mut problems.outside);
         whole.then(|| {
             let (path, slice) = locate(root, &key);
-            Record { path, slice, key, label, patient, split: self.split.map(at), place }
+            Record { path, slice, key, label, findings, patient, split: self.split.map(at), place }
         })
     }
 }
@@ -251,11 +278,24 @@ fn column_finding(field: &str, wanted: &str, names: &[&str], times: usize, path:
     Finding::new(Reason::ColumnNotFound, what, vec![], remedy)
 }
 
+fn no_findings(columns: &DataColumns, names: &[&str], classes: &[String], path: &Path) -> Finding {
+    let absent: Vec<String> = classes.iter().filter(|class| !names.contains(&class.as_str())).map(|class| format!("{class:?}")).collect();
+    let what = format!(
+        "{}:1: there is no column {:?} (spec.data.columns.label) and none for {} of spec.task.classes",
+        path.display(),
+        columns.label,
+        absent.len()
+    );
+    let remedy = "name the column that lists the findings of an image in spec.data.columns.label, or have a column for each of them";
+    Finding::new(Reason::ColumnNotFound, what, absent, remedy)
+}
+
 /// Rows that cannot be used, by what they lack.
 #[derive(Default)]
 struct Problems {
     no_input: Vec<String>,
     no_label: Vec<String>,
+    odd_label: Vec<String>,
     no_patient: Vec<String>,
     ragged: Vec<String>,
     outside: Vec<String>,
@@ -296,6 +336,13 @@ impl Problems {
             self.no_label,
             "fill in the label or remove the rows",
         );
+        let n = self.odd_label.len();
+        add(
+            Reason::UnknownClass,
+            format!("{n} rows say of a finding what cannot be understood"),
+            self.odd_label,
+            "write the findings as spec.task.classes does, A|B in one column; or 1, 0, and -1 or nothing for unknown, in a column for each",
+        );
         let n = self.no_patient.len();
         let patient = columns.patient.as_deref().unwrap_or_default();
         let remedy = "fill in the patient, remove the rows, or leave spec.data.columns.patient out if every image is a patient of its own";
@@ -327,6 +374,7 @@ fn read_folders(root: &Path, field: &str, findings: &mut Vec<Finding>) -> Vec<Re
             slice: None,
             key,
             label: class.clone(),
+            findings: Vec::new(),
             patient: None,
             split: None,
             place: Place { file: file.clone(), row: None },
@@ -376,7 +424,7 @@ mod tests {
         fs::write(folder.path().join("m.csv"), text).unwrap();
         let set = DataSet { uri: format!("file://{}", folder.path().display()), manifest: Some("m.csv".into()) };
         let mut findings = Vec::new();
-        let records = read(&set, columns, "spec.data.train", &mut findings);
+        let records = read(&set, columns, Labels::Class, "spec.data.train", &mut findings);
         (records, findings)
     }
 
@@ -449,13 +497,13 @@ mod tests {
         }
         let set = DataSet { uri: format!("file://{}", root.path().display()), manifest: None };
         let mut findings = Vec::new();
-        let records = read(&set, &DataColumns::default(), "spec.data.train", &mut findings);
+        let records = read(&set, &DataColumns::default(), Labels::Class, "spec.data.train", &mut findings);
         assert_eq!(findings, []);
         let seen: Vec<_> = records.iter().map(|r| (r.key.as_str(), r.label.as_str())).collect();
         assert_eq!(seen, [("a/9.tiff", "a"), ("b/2.PNG", "b"), ("b/sub/1.jpg", "b")]);
 
         fs::create_dir(root.path().join("c")).unwrap();
-        read(&set, &DataColumns::default(), "spec.data.train", &mut findings);
+        read(&set, &DataColumns::default(), Labels::Class, "spec.data.train", &mut findings);
         assert!(findings[0].reason == Reason::EmptySplit && findings[0].places[0].ends_with("/c"));
     }
 
@@ -463,8 +511,8 @@ mod tests {
     fn what_is_not_there_is_said() {
         let mut findings = Vec::new();
         let set = |uri: &str, manifest: Option<&str>| DataSet { uri: uri.into(), manifest: manifest.map(Into::into) };
-        read(&set("file:///nowhere/at/all", None), &DataColumns::default(), "spec.data.test", &mut findings);
-        read(&set("file:///", Some("no.csv")), &DataColumns::default(), "spec.data.test", &mut findings);
+        read(&set("file:///nowhere/at/all", None), &DataColumns::default(), Labels::Class, "spec.data.test", &mut findings);
+        read(&set("file:///", Some("no.csv")), &DataColumns::default(), Labels::Class, "spec.data.test", &mut findings);
         assert!(findings.iter().all(|f| f.reason == Reason::DataNotFound));
         assert!(findings[0].what.starts_with("spec.data.test.uri: /nowhere/at/all does not exist"));
         assert!(findings[1].what.starts_with("spec.data.test.manifest: /no.csv does not exist"));

@@ -1,5 +1,5 @@
-//! Changes training images, batched and on the device that trains: one affine resampling for all geometry, then brightness,
-//! contrast and erasing, then blends of pairs. What happens to an image is decided in graft-trainer-core.
+//! Changes training images, batched and on the device that trains: one affine resampling for all geometry, then contrast,
+//! brightness, gamma, blur, noise and erasing, then blends of pairs. What happens to an image is decided in graft-trainer-core.
 
 use graft_crds::spec;
 use graft_torch::tch::{Device, Kind, Tensor};
@@ -17,6 +17,9 @@ pub(super) fn numbers(settings: &spec::Augment) -> Augment {
         translate: settings.translate.value(),
         brightness: settings.brightness.value(),
         contrast: settings.contrast.value(),
+        gamma: settings.gamma.value(),
+        blur: settings.blur.value(),
+        noise: settings.noise.value(),
         erase: settings.erase.value(),
     }
 }
@@ -42,12 +45,68 @@ pub(super) fn apply(images: &Tensor, changes: &[Change]) -> Result<Tensor, Failu
         let brightness = column(&changes.iter().map(|c| c.brightness).collect::<Vec<_>>(), device)?;
         images = images.f_mul(&brightness)?.f_clamp(0.0, 1.0)?;
     }
+    if changes.iter().any(|c| c.gamma != 1.0) {
+        let gamma = column(&changes.iter().map(|c| c.gamma).collect::<Vec<_>>(), device)?;
+        images = images.f_pow(&gamma)?;
+    }
+    if changes.iter().any(|c| c.blur > 0.0) {
+        images = blurred(&images, &changes.iter().map(|c| c.blur).collect::<Vec<_>>())?;
+    }
+    if changes.iter().any(|c| c.noise.0 > 0.0) {
+        let strength = column(&changes.iter().map(|c| c.noise.0).collect::<Vec<_>>(), device)?;
+        let seeds: Vec<i64> = changes.iter().map(|c| i64::from(c.noise.1)).collect();
+        images = images.f_add(&normal(&seeds, &images)?.f_mul(&strength)?)?.f_clamp(0.0, 1.0)?;
+    }
     for (i, rectangle) in changes.iter().enumerate().filter_map(|(i, c)| Some((i, c.erase?))) {
         let image = images.f_narrow(0, i as i64, 1)?;
         let mean = image.f_mean(Kind::Float)?;
         let _ = window(&image, rectangle)?.f_fill_tensor_(&mean)?;
     }
     Ok(images)
+}
+
+/// Each image blurred with a Gaussian of its own standard deviation in pixels, cut off at three of the largest; borders are continued.
+fn blurred(images: &Tensor, deviations: &[f64]) -> Result<Tensor, Failure> {
+    let size = images.size();
+    let (n, channels) = (size[0], size[1]);
+    let largest = deviations.iter().copied().fold(0.0, f64::max);
+    let radius = ((3.0 * largest).ceil() as i64).min(size[2] - 1);
+    let kernel = |deviation: f64| -> Vec<f64> {
+        let weight = |x: i64| if x == 0 { 1.0 } else { (-0.5 * (x as f64 / deviation.max(1e-6)).powi(2)).exp() };
+        let weights: Vec<f64> = (-radius..=radius).map(weight).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.iter().map(|w| w / sum).collect()
+    };
+    let kernels: Vec<f64> = deviations.iter().flat_map(|d| std::iter::repeat_n(kernel(*d), channels as usize)).flatten().collect();
+    let kernels = Tensor::f_from_slice(&kernels)?.f_to_kind(Kind::Float)?.f_to_device(images.device())?;
+    let (across, down) = (kernels.f_view([n * channels, 1, 1, -1])?, kernels.f_view([n * channels, 1, -1, 1])?);
+    let mut flat = images.f_reshape([1, n * channels, size[2], size[3]])?.f_replication_pad2d([radius; 4])?;
+    for kernel in [across, down] {
+        flat = flat.f_conv2d(&kernel, None::<Tensor>, [1, 1], [0, 0], [1, 1], n * channels)?;
+    }
+    Ok(flat.f_view(size.as_slice())?)
+}
+
+/// Numbers of the standard normal distribution in the shape of `images`, one seed for each image: a function of seed and position
+/// alone, and so the same on every device and rank (a hash after T. Mueller's 32-bit finaliser, then Box and Muller 1958).
+fn normal(seeds: &[i64], images: &Tensor) -> Result<Tensor, Failure> {
+    const MASK: i64 = 0xFFFF_FFFF;
+    let pixels: i64 = images.size().iter().skip(1).product();
+    let seeds = Tensor::f_from_slice(seeds)?.f_view([-1, 1])?.f_to_device(images.device())?;
+    let uniform = |stream: i64| -> Result<Tensor, Failure> {
+        let positions = Tensor::f_arange(pixels, (Kind::Int64, images.device()))?.f_mul_scalar(2)?.f_add_scalar(stream)?;
+        let mut x = positions.f_mul_scalar(0x9E37_79B9)?.f_add(&seeds)?.f_bitwise_and(MASK)?;
+        for _ in 0..2 {
+            let shifted = x.f_bitwise_right_shift_tensor_scalar(16)?;
+            x = x.f_bitwise_xor_tensor(&shifted)?.f_mul_scalar(0x045D_9F3B)?.f_bitwise_and(MASK)?;
+        }
+        x = x.f_bitwise_xor_tensor(&x.f_bitwise_right_shift_tensor_scalar(16)?)?;
+        // Of (0, 1), so that its logarithm is a number.
+        Ok(x.f_to_kind(Kind::Double)?.f_add_scalar(0.5)?.f_div_scalar(4_294_967_296.0)?)
+    };
+    let radius = uniform(0)?.f_log()?.f_mul_scalar(-2.0)?.f_sqrt()?;
+    let angle = uniform(1)?.f_mul_scalar(std::f64::consts::TAU)?.f_cos()?;
+    Ok(radius.f_mul(&angle)?.f_to_kind(Kind::Float)?.f_view(images.size().as_slice())?)
 }
 
 /// Images and partners `[N, 3, S, S]` blended, and the share of the images themselves in the result, which pixels round.
@@ -81,7 +140,8 @@ fn window(images: &Tensor, [left, top, right, bottom]: [f64; 4]) -> Result<Tenso
 mod tests {
     use super::*;
 
-    const SAME: Change = Change { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], brightness: 1.0, contrast: 1.0, erase: None };
+    const SAME: Change =
+        Change { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], brightness: 1.0, contrast: 1.0, gamma: 1.0, blur: 0.0, noise: (0.0, 0), erase: None };
 
     fn images() -> Tensor {
         Tensor::arange(2 * 3 * 8 * 8, (Kind::Float, Device::Cpu)).view([2, 3, 8, 8]) / 400.0
@@ -122,6 +182,44 @@ mod tests {
         let hole = erased.get(0).narrow(1, 4, 4).narrow(2, 2, 4);
         assert!(near(&hole, &images.get(0).mean(Kind::Float).expand([3, 4, 4], false)));
         assert!(near(&erased.get(0).narrow(1, 0, 4), &images.get(0).narrow(1, 0, 4)));
+    }
+
+    #[test]
+    fn gamma_and_blur_change_only_their_image() {
+        let images = images();
+        let changed = apply(&images, &[Change { gamma: 2.0, ..SAME }, SAME]).unwrap();
+        assert!(near(&changed.get(0), &images.get(0).square()) && near(&changed.get(1), &images.get(1)));
+
+        let point = Tensor::zeros([2, 3, 33, 33], (Kind::Float, Device::Cpu));
+        let _ = point.narrow(2, 16, 1).narrow(3, 16, 1).fill_(1.0);
+        let spread = apply(&point, &[Change { blur: 2.0, ..SAME }, Change { blur: 0.5, ..SAME }]).unwrap();
+        let expected = |x: f64, deviation: f64| (-0.5 * (x / deviation).powi(2)).exp() / (deviation * std::f64::consts::TAU.sqrt());
+        for (image, deviation, tolerance) in [(0, 2.0, 2e-3), (1, 0.5, 0.03)] {
+            let row = Vec::<f64>::try_from(spread.get(image).get(1).sum_dim_intlist(0, false, Kind::Double)).unwrap();
+            assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{row:?}");
+            for x in 0..4 {
+                assert!((row[16 + x] - expected(x as f64, deviation)).abs() < tolerance && (row[16 + x] - row[16 - x]).abs() < 1e-6, "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_normal_and_belongs_to_its_image() {
+        let grey = Tensor::full([2, 3, 64, 64], 0.5, (Kind::Float, Device::Cpu));
+        let noisy = |seeds: [u32; 2]| apply(&grey, &seeds.map(|seed| Change { noise: (0.1, seed), ..SAME })).unwrap() - &grey;
+        let both = noisy([7, 8]);
+        for image in 0..2 {
+            let noise = both.get(image).to_kind(Kind::Double);
+            let (mean, deviation) = (noise.mean(Kind::Double).double_value(&[]), noise.std(true).double_value(&[]));
+            assert!(mean.abs() < 3e-3 && (deviation - 0.1).abs() < 3e-3, "{mean} {deviation}");
+            let beyond = noise.abs().gt(0.196).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            assert!((beyond - 0.05).abs() < 0.01, "{beyond} lies beyond 1.96 deviations");
+            let neighbours = (noise.narrow(2, 0, 63) * noise.narrow(2, 1, 63)).mean(Kind::Double).double_value(&[]);
+            assert!(neighbours.abs() < 5e-4, "neighbours are correlated: {neighbours}");
+        }
+        assert!((both.get(0) * both.get(1)).mean(Kind::Double).double_value(&[]).abs() < 5e-4);
+        // The same image elsewhere in another batch gets the same noise.
+        assert!(near(&noisy([8, 9]).get(0), &both.get(1)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
-use graft_crds::spec::{FineTune, Keep, ScheduleName};
+use graft_crds::spec::{FineTune, Keep, ScheduleName, TaskType};
 use graft_data::Split;
 use graft_torch::tch::{Kind, Tensor, no_grad};
 use graft_torch::{Reducer, ReducerSettings, Reduction, device};
@@ -19,7 +19,7 @@ use super::checkpoint::{Checkpoints, Notes};
 use super::frozen::Frozen;
 use super::optimizer::{Optimizer, parameters};
 use super::step::Stepper;
-use super::{Rank, Recipe};
+use super::{Rank, Recipe, probabilities};
 use crate::event::Failure;
 use crate::models::{self, Mode};
 
@@ -291,7 +291,7 @@ pub(super) fn reducer(rank: &Rank, recipe: &Recipe) -> Result<Option<Reducer>, F
 fn description(rank: &Rank, recipe: &Recipe, settings: &FineTune) -> serde_json::Value {
     serde_json::json!({
         "architecture": rank.config.backbone.architecture, "weights": recipe.weights_digest, "data": recipe.data_digest, "settings": settings,
-        "geometry": recipe.geometry, "normaliser": recipe.normaliser, "padding": recipe.padding, "world": rank.world, "classes": recipe.dataset.classes,
+        "geometry": recipe.geometry, "normaliser": recipe.normaliser, "padding": recipe.padding, "world": rank.world, "task": recipe.dataset.task, "classes": recipe.dataset.classes,
         "head": settings.head_first.then_some(&rank.config.head),
     })
 }
@@ -339,7 +339,7 @@ fn validate(rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
     for chunk in mine.chunks(EVALUATION_BATCH) {
         let images = recipe.images(chunk, rank.device)?;
         let logits = no_grad(|| recipe.model.forward(&images, Mode::Evaluate))?;
-        parts.push(logits.f_to_kind(Kind::Double)?.f_softmax(1, Kind::Double)?);
+        parts.push(probabilities(recipe.dataset.task, &logits)?);
     }
     let all = rank.gather(&Tensor::f_cat(&parts, 0)?, range.len())?;
     judge(&all, recipe, range)
@@ -348,6 +348,10 @@ fn validate(rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
 /// Judge probabilities `[N, C]` of a part of the data set.
 pub(crate) fn judge(probabilities: &Tensor, recipe: &Recipe, range: std::ops::Range<usize>) -> Result<Evaluation, Failure> {
     let flat = Vec::<f64>::try_from(probabilities.f_to_device(graft_torch::tch::Device::Cpu)?.f_flatten(0, 1)?)?;
-    let labels: Vec<usize> = recipe.dataset.samples[range].iter().map(|s| s.label).collect();
-    Evaluation::of(&flat, &labels, recipe.classes(), recipe.dataset.positive).map_err(|e| Failure::new(ExitReason::Bug, "NotJudged", e.to_string()))
+    let (samples, classes) = (&recipe.dataset.samples[range], recipe.classes());
+    let judged = match recipe.dataset.task {
+        TaskType::Classification => Evaluation::of(&flat, &samples.iter().map(|s| s.label).collect::<Vec<_>>(), classes, recipe.dataset.positive),
+        TaskType::MultiLabel => Evaluation::of_findings(&flat, &samples.iter().flat_map(|s| s.findings.iter().copied()).collect::<Vec<_>>(), classes),
+    };
+    judged.map_err(|e| Failure::new(ExitReason::Bug, "NotJudged", e.to_string()))
 }

@@ -9,13 +9,14 @@ use graft_crds::contract::{ExitReason, Stage};
 use graft_crds::spec::Optimizer as OptimizerSettings;
 use graft_data::Split;
 use graft_torch::memory;
-use graft_torch::tch::{Device, Kind, Reduction, Tensor, no_grad};
+use graft_torch::tch::{Device, Kind, Tensor, no_grad};
 use graft_trainer_core::report::HistoryRow;
 use graft_trainer_core::sampler::permutation;
 
+use super::criterion::{Criterion, Labels};
 use super::fine_tune::judge;
 use super::optimizer::{Optimizer, Parameter};
-use super::{Rank, Recipe};
+use super::{Rank, Recipe, probabilities};
 use crate::event::Failure;
 
 /// Train the head and put it into the model.
@@ -30,6 +31,7 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
     let (x, x_validation) = (scale.apply(&rows(&train)?)?, scale.apply(&rows(&validation)?)?);
     let indices: Vec<usize> = train.clone().collect();
     let y = recipe.labels(&indices, Device::Cpu)?;
+    let criterion = Criterion::plain(&recipe.dataset);
     let [weight, bias] = head_tensors(recipe)?;
     let start = |t: &Tensor| -> Result<Tensor, Failure> { Ok(t.detach().f_to_device(Device::Cpu)?.copy().set_requires_grad(true)) };
     let (w, b) = (start(&weight.f_flatten(1, -1)?)?, start(&bias)?);
@@ -47,13 +49,15 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
         for chunk in order.chunks(batch) {
             let pick = Tensor::from_slice(chunk);
             let logits = x.f_index_select(0, &pick)?.f_linear(&w, Some(&b))?;
-            let loss = logits.f_cross_entropy_loss::<Tensor>(&y.f_index_select(0, &pick)?, None, Reduction::Mean, -100, 0.0)?;
+            let labels = Labels { own: y.f_index_select(0, &pick)?, partner: None };
+            let mass = criterion.mass(chunk.iter().map(|i| &recipe.dataset.samples[indices[*i as usize]]), false);
+            let loss = criterion.sum(&logits, &labels)?.f_div_scalar(mass)?;
             memory::zero_grads_to_none(optimizer.parameters())?;
             graft_torch::device::backward(&loss)?;
             optimizer.step(1.0)?;
             total += loss.f_double_value(&[])? * chunk.len() as f64;
         }
-        let probabilities = no_grad(|| x_validation.f_linear(&w, Some(&b))?.f_to_kind(Kind::Double)?.f_softmax(1, Kind::Double))?;
+        let probabilities = probabilities(recipe.dataset.task, &no_grad(|| x_validation.f_linear(&w, Some(&b)))?)?;
         let judged = judge(&probabilities, recipe, validation.clone())?;
         if !judged.log_loss.is_finite() {
             return Err(Failure::new(ExitReason::UserError, "LossDiverged", "the head's loss is no number; lower spec.head.optimizer.learningRate"));

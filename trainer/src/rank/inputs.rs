@@ -1,7 +1,7 @@
 //! What a run trains with: the checked data, its decoder, the model and what they came from.
 
 use graft_crds::architectures::Padding;
-use graft_crds::spec::Backbone;
+use graft_crds::spec::{Backbone, TaskType};
 use graft_data::doctor::Report;
 use graft_data::{Dataset, Geometry, Loader};
 use graft_torch::tch::{Device, Kind, Tensor};
@@ -66,6 +66,15 @@ pub fn padding(backbone: &Backbone) -> Padding {
     backbone.preprocessing.as_ref().and_then(|p| p.padding).unwrap_or_else(|| backbone.architecture.padding())
 }
 
+/// What a network's outputs `[N, C]` say, in double precision: a distribution over the classes, or a probability of each on its own.
+pub(crate) fn probabilities(task: TaskType, logits: &Tensor) -> Result<Tensor, Failure> {
+    let logits = logits.f_to_kind(Kind::Double)?;
+    Ok(match task {
+        TaskType::Classification => logits.f_softmax(1, Kind::Double)?,
+        TaskType::MultiLabel => logits.f_sigmoid()?,
+    })
+}
+
 /// Everything that training, features and evaluation work on.
 pub(crate) struct Recipe {
     pub(crate) model: Model,
@@ -95,10 +104,18 @@ impl Recipe {
         floats(&self.loader.batch(indices)?, self.geometry.size, device)
     }
 
-    /// Class indices of samples, `[N]`.
+    /// Class indices of samples, `[N]`; of a multi-label task 1, 0 and NaN for unknown, `[N, C]`.
     pub(crate) fn labels(&self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
-        let labels: Vec<i64> = indices.iter().map(|i| self.dataset.samples[*i].label as i64).collect();
-        Ok(Tensor::from_slice(&labels).f_to_device(device)?)
+        let samples = indices.iter().map(|i| &self.dataset.samples[*i]);
+        let labels = match self.dataset.task {
+            TaskType::Classification => Tensor::from_slice(&samples.map(|sample| sample.label as i64).collect::<Vec<_>>()),
+            TaskType::MultiLabel => {
+                let number = |finding: &Option<bool>| finding.map_or(f32::NAN, |shown| f32::from(u8::from(shown)));
+                let all: Vec<f32> = samples.flat_map(|sample| sample.findings.iter().map(number)).collect();
+                Tensor::from_slice(&all).f_view([indices.len() as i64, self.classes() as i64])?
+            }
+        };
+        Ok(labels.f_to_device(device)?)
     }
 
     pub(crate) fn classes(&self) -> usize {

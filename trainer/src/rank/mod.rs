@@ -37,7 +37,7 @@ use board::Board;
 use frozen::Frozen;
 
 pub use inputs::padding;
-pub(crate) use inputs::{Normaliser, Recipe};
+pub(crate) use inputs::{Normaliser, Recipe, probabilities};
 
 /// A lost peer is noticed by its broken connection; this only bounds waiting for one that is slow.
 const PATIENCE: Duration = Duration::from_secs(3600);

@@ -62,10 +62,7 @@ impl Stepper {
         let mix = self.settings.mix.as_ref();
         let number = |d: &graft_crds::Decimal| d.value();
         let blend = mix.and_then(|m| augment::blend(m.mixup.as_ref().map(number), m.cutmix.as_ref().map(number), recipe.seed, epoch, step));
-        let mass = match blend {
-            Some(_) => global.len() as f64,
-            None => self.criterion.mass(global.iter().map(|i| recipe.dataset.samples[*i].label)),
-        };
+        let mass = self.criterion.mass(global.iter().map(|i| &recipe.dataset.samples[*i]), blend.is_some());
         let mut times = StepTimes { samples: mine.len() as u64, data: 0.0, forward: 0.0, backward: 0.0, optimizer: 0.0 };
         let mut loss = 0.0;
         memory::zero_grads_to_none(self.optimizer.parameters())?;

@@ -55,8 +55,7 @@ fn count(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> 
     let mut groups = Groups::new(kept.len());
     let member = |index: usize| {
         let sample = kept[index].0;
-        let label = dataset.classes.get(sample.label).cloned().unwrap_or_default();
-        Member { input: sample.key.clone(), label, split: sample.split.name().into(), patient: sample.patient_pseudonym() }
+        Member { input: sample.key.clone(), label: dataset.told(sample), split: sample.split.name().into(), patient: sample.patient_pseudonym() }
     };
     let mut add = |counts: &mut PairCounts, (first, second): (usize, usize), correlation: f64, turn: Option<&str>| {
         groups.join(first, second);
@@ -116,16 +115,14 @@ fn equal_pixels(kept: &[(&Sample, &Fingerprint)]) -> Vec<(usize, usize)> {
 }
 
 fn count_classes(dataset: &Dataset) -> Vec<ClassCount> {
-    let mut counts = vec![[0usize; 3]; dataset.classes.len()];
-    for sample in &dataset.samples {
-        counts[sample.label][sample.split as usize] += 1;
-    }
-    dataset
-        .classes
-        .iter()
-        .zip(counts)
-        .map(|(class, [train, validation, test])| ClassCount { class: class.clone(), train, validation, test })
-        .collect()
+    let of = |class: usize, split: Split| dataset.split(split).iter().filter(|sample| sample.shows(class) == Some(true)).count();
+    let count = |(index, class): (usize, &String)| ClassCount {
+        class: class.clone(),
+        train: of(index, Split::Train),
+        validation: of(index, Split::Validation),
+        test: of(index, Split::Test),
+    };
+    dataset.classes.iter().enumerate().map(count).collect()
 }
 
 fn count_patients(samples: &[Sample]) -> (usize, usize) {

@@ -83,14 +83,20 @@ fn probe(feature: Feature, classes: &[String], images: &[Image<'_>], folds: &[us
         return None;
     }
     // With two classes the second is the first's mirror image.
-    let asked = if classes.len() == 2 { 1 } else { classes.len() };
+    let asked = if classes.len() == 2 && images.iter().all(|(sample, _)| sample.findings.is_empty()) { 1 } else { classes.len() };
     let best = (0..asked).filter_map(|class| {
-        let positive: Vec<bool> = images.iter().map(|(sample, _)| sample.label == class).collect();
+        let known = images.iter().zip(&rows).zip(folds).filter_map(|(((sample, _), row), fold)| Some((row.as_slice(), sample.shows(class)?, *fold)));
+        let (mut told, mut positive, mut folds) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, shows, fold) in known {
+            told.push(row);
+            positive.push(shows);
+            folds.push(fold);
+        }
         let count = positive.iter().filter(|p| **p).count();
-        if count < LEAST || images.len() - count < LEAST {
+        if count < LEAST || told.len() - count < LEAST {
             return None;
         }
-        let (auroc, error) = logistic::auroc(&out_of_fold(&rows, &positive, folds), &positive)?;
+        let (auroc, error) = logistic::auroc(&out_of_fold(&told, &positive, &folds), &positive)?;
         Some((class, auroc, error))
     });
     let (class, auroc, error) = best.max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -98,11 +104,11 @@ fn probe(feature: Feature, classes: &[String], images: &[Image<'_>], folds: &[us
     (low >= ALARM).then(|| Shortcut { feature, class: classes[class].clone(), auroc, low, high })
 }
 
-fn out_of_fold(rows: &[Vec<f64>], positive: &[bool], folds: &[usize]) -> Vec<f64> {
+fn out_of_fold(rows: &[&[f64]], positive: &[bool], folds: &[usize]) -> Vec<f64> {
     let mut scores = vec![0.0; rows.len()];
     for fold in 0..FOLDS {
         let (seen, labels): (Vec<&[f64]>, Vec<bool>) =
-            rows.iter().zip(positive).zip(folds).filter(|(_, f)| **f != fold).map(|((row, positive), _)| (row.as_slice(), *positive)).unzip();
+            rows.iter().zip(positive).zip(folds).filter(|(_, f)| **f != fold).map(|((row, positive), _)| (*row, *positive)).unzip();
         let score = logistic::fit(&seen, &labels);
         for ((slot, row), _) in scores.iter_mut().zip(rows).zip(folds).filter(|(_, f)| **f == fold) {
             *slot = score(row);
@@ -156,6 +162,7 @@ mod tests {
             path: format!("{i}.png").into(),
             key: format!("{}/{i}.png", if i.is_multiple_of(3) { "x" } else { "y" }),
             label: i % 2,
+            findings: Vec::new(),
             patient: None,
             row: Some(i as u64),
             place: String::new(),

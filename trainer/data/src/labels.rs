@@ -1,0 +1,122 @@
+//! What a manifest says of an image: its class, or which findings it shows. Findings come as a list, `A|B` as ChestX-ray14
+//! has it, or in a column each, 1, 0, and -1 or nothing for unknown as CheXpert has it.
+
+/// What labels say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Labels<'a> {
+    /// The one class of an image.
+    Class,
+    /// Which of these findings it shows.
+    Findings(&'a [String]),
+}
+
+/// Positions of the columns with the labels.
+pub(crate) enum LabelColumns<'a> {
+    /// The class.
+    Class(usize),
+    /// All findings that are there.
+    List(usize, &'a [String]),
+    /// One column for each finding.
+    Each(Vec<usize>, &'a [String]),
+}
+
+/// What a row says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// The class.
+    Class(String),
+    /// The findings, as [`told`] writes them and one by one.
+    Findings(String, Vec<Option<bool>>),
+    /// Nothing.
+    Nothing,
+    /// What cannot be understood.
+    Odd(String),
+}
+
+impl<'a> LabelColumns<'a> {
+    /// A column for each finding, if there is one of each name.
+    pub(crate) fn each(names: &[&str], classes: &'a [String]) -> Option<Self> {
+        let position = |class: &String| names.iter().position(|name| name == class);
+        Some(Self::Each(classes.iter().map(position).collect::<Option<_>>()?, classes))
+    }
+
+    /// What a row says.
+    pub(crate) fn told(&self, row: &csv::StringRecord) -> Told {
+        let at = |index: usize| row.get(index).unwrap_or_default().trim();
+        match self {
+            Self::Class(index) => Told::Class(at(*index).to_owned()),
+            Self::List(index, classes) => listed(at(*index), classes),
+            Self::Each(columns, classes) => {
+                let mut findings = Vec::with_capacity(columns.len());
+                for index in columns {
+                    findings.push(match at(*index) {
+                        "1" | "1.0" => Some(true),
+                        "0" | "0.0" => Some(false),
+                        "" | "-1" | "-1.0" => None,
+                        other => return Told::Odd(format!("{other:?}")),
+                    });
+                }
+                Told::Findings(told(classes, &findings), findings)
+            }
+        }
+    }
+}
+
+/// A list such as `A|B`. A name that is none of `classes` is a finding that nobody asked for, unless it is one of them written otherwise.
+fn listed(text: &str, classes: &[String]) -> Told {
+    let names: Vec<&str> = text.split('|').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if names.is_empty() {
+        return Told::Nothing;
+    }
+    let misspelt = |name: &&&str| classes.iter().any(|class| class != **name && plain(class) == plain(name));
+    if let Some(name) = names.iter().find(misspelt) {
+        return Told::Odd(format!("{name:?}"));
+    }
+    let findings: Vec<Option<bool>> = classes.iter().map(|class| Some(names.contains(&class.as_str()))).collect();
+    Told::Findings(told(classes, &findings), findings)
+}
+
+/// The findings that are there, `A|B`, and those that are not known, `C?`.
+pub(crate) fn told(classes: &[String], findings: &[Option<bool>]) -> String {
+    let shown = classes.iter().zip(findings).filter_map(|(class, finding)| match finding {
+        Some(true) => Some(class.clone()),
+        Some(false) => None,
+        None => Some(format!("{class}?")),
+    });
+    shown.collect::<Vec<_>>().join("|")
+}
+
+/// A name without case, spaces and underscores: names that are alike here are taken for the same by people.
+pub(crate) fn plain(name: &str) -> String {
+    name.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').flat_map(char::to_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classes() -> Vec<String> {
+        ["Edema", "Mass", "Pleural Thickening"].map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn lists_name_what_is_there() {
+        let classes = classes();
+        let said = |text: &str| listed(text, &classes);
+        assert_eq!(said("Mass| Edema"), Told::Findings("Edema|Mass".into(), vec![Some(true), Some(true), Some(false)]));
+        assert_eq!(said("No Finding"), Told::Findings(String::new(), vec![Some(false); 3]));
+        assert_eq!(said(" | "), Told::Nothing);
+        assert_eq!(said("Mass|pleural_thickening"), Told::Odd("\"pleural_thickening\"".into()));
+    }
+
+    #[test]
+    fn columns_hold_yes_no_and_unknown() {
+        let classes = classes();
+        let columns = LabelColumns::each(&["Path", "Mass", "Edema", "Sex", "Pleural Thickening"], &classes).unwrap();
+        let said = |row: [&str; 5]| columns.told(&csv::StringRecord::from(row.to_vec()));
+        assert_eq!(said(["a.jpg", "1.0", "-1.0", "F", ""]), Told::Findings("Edema?|Mass|Pleural Thickening?".into(), vec![None, Some(true), None]));
+        assert_eq!(said(["a.jpg", "0", "1", "F", "0.0"]), Told::Findings("Edema".into(), vec![Some(true), Some(false), Some(false)]));
+        assert_eq!(said(["a.jpg", "yes", "1", "F", "0"]), Told::Odd("\"yes\"".into()));
+        assert!(LabelColumns::each(&["Mass", "Edema"], &classes).is_none());
+    }
+}
