@@ -66,7 +66,7 @@ enum Command {
         #[arg(long, default_value_t = 120)]
         patients: usize,
     },
-    /// Look at data: is the split sound, and how is a folder laid out
+    /// Look at data: is the split sound, how is a folder laid out, and what would its manifest be
     #[command(subcommand)]
     Data(data::Data),
     /// One rank, started by `run`

@@ -51,6 +51,21 @@ fn weights_that_are_missing_truncated_changed_or_of_another_shape() {
 }
 
 #[test]
+fn paths_and_columns_of_personal_data() {
+    let site = Site::new();
+    fs::rename(site.path("phantom/images/patient-003-slice-1.png"), site.path("phantom/images/DOE^JOHN.png")).unwrap();
+    site.manifest(|_, line| Some(line.replace("patient-003-slice-1.png", "DOE^JOHN.png")));
+    refused(&site, |_| {}, DATA, "PersonalData", &["manifest.csv:12", "a person's name", "spec.data.allowPersonalData"]);
+    let said = Run::of(graft(&["validate", &site.job("said", |_| {}).to_string_lossy()]));
+    assert!(!said.stderr.contains("DOE") && !said.stdout.contains("DOE"), "{}{}", said.stdout, said.stderr);
+    let allowed = site.job("allowed", |job| job["spec"]["data"]["allowPersonalData"] = "a phantom of that name".into());
+    assert_eq!(Run::of(graft(&["validate", &allowed.to_string_lossy()])).code, Some(0));
+
+    site.manifest(|row, line| Some(format!("{line},{}", if row == 1 { "Date of Birth" } else { "1961-02-03" })));
+    refused(&site, |_| {}, DATA, "PersonalData", &["manifest.csv:1", "\"Date of Birth\"", "a date of birth"]);
+}
+
+#[test]
 fn names_that_do_not_exist() {
     let site = Site::new();
     refused(

@@ -93,6 +93,22 @@ pub(super) fn dashboard() -> Value {
             title: "Recovery",
             panels: vec![
                 lines(
+                    "Goodput",
+                    "percentunit",
+                    "Share of the gangs' time within the last hour whose work was kept, by a checkpoint, a finished stage or the model.",
+                    &[(
+                        "sum(increase(graft_goodput_seconds_total{namespace=~\"$namespace\"}[1h])) / (sum(increase(graft_goodput_seconds_total{namespace=~\"$namespace\"}[1h])) + sum(increase(graft_badput_seconds_total{namespace=~\"$namespace\"}[1h])))",
+                        "goodput",
+                    )],
+                ),
+                lines(
+                    "Badput",
+                    "s",
+                    "Time of gangs within the last hour without lasting work: waiting for the first gang or a further one, and work that was lost with a gang or in a failure.",
+                    &[("sum by (cause) (increase(graft_badput_seconds_total{namespace=~\"$namespace\"}[1h]))", "{{cause}}")],
+                )
+                .shape(Shape::Stack),
+                lines(
                     "Restarts",
                     "none",
                     "Gangs that were started again within the last hour, by class. Preempted is not counted against a job.",

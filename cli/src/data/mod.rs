@@ -1,4 +1,4 @@
-//! `graft data`: looks at data without a job, or with one, and trains nothing. Text for people, or `--json`.
+//! `graft data`: looks at data without a job, or with one, writes manifests, and trains nothing. Text for people, or `--json`.
 
 mod doctor;
 mod inspect;
@@ -26,6 +26,14 @@ pub enum Data {
         #[arg(long)]
         json: bool,
     },
+    /// Write the manifest that a job reads, from the lists, tables or arrays of COVID-CT, ChestX-ray14, CheXpert or MedMNIST
+    Manifest {
+        /// The data set's folder, or an .npz file
+        path: PathBuf,
+        /// Where the images of arrays and their manifest go. Default: a folder beside the file
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Recognise a data set's layout, count what is in it, and print what a job would say
     Inspect {
         /// A folder or a table, also as file:///…
@@ -52,6 +60,13 @@ impl Data {
         let form = |json| if json { Form::Json } else { Form::Text };
         match self {
             Self::Doctor { what, mounts, json } => doctor::run(&what, &mounts, form(json)),
+            Self::Manifest { path, out } => {
+                let written = graft_data::manifest::write(&path, out.as_deref()).map_err(|error| data_failure(&error))?;
+                println!("{}: {} images", written.manifest.display(), written.rows);
+                written.notes.iter().for_each(|note| println!("note: {note}"));
+                println!("\n{}", written.snippet.trim_end());
+                Ok(())
+            }
             Self::Inspect { uri, json } => inspect::run(&here(&uri)?, form(json)),
         }
     }

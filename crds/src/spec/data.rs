@@ -41,6 +41,10 @@ pub struct Data {
     /// What happens when an image cannot be decoded: `stop` before training, or `skip` it and count it in status.data. Default: stop.
     #[serde(default)]
     pub on_bad_input: BadInput,
+    /// Why paths or manifest columns that look like names, birth dates, contacts or record numbers are none, or may be here. Default: none, they are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 10, max = 256))]
+    pub allow_personal_data: Option<String>,
     /// Grey windows for DICOM and NIfTI: one, or three for the three channels. Default: a DICOM file's own, else the full range.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]

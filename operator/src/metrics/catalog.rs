@@ -3,7 +3,7 @@
 //! nothing that came from a trainer.
 
 use prometheus::core::Collector;
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// Type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,18 @@ pub(super) const TIME_TO_RUNNING: Metric = metric(
     "From the creation of a TransferJob until its whole gang runs for the first time; of jobs whose spec was not changed",
 );
 pub(super) const RECOVERY: Metric = metric(Kind::Histogram, "graft_recovery_seconds", &[], "From the loss of a gang until the whole next one runs");
+pub(super) const GOODPUT: Metric = metric(
+    Kind::Counter,
+    "graft_goodput_seconds_total",
+    &["namespace"],
+    "Seconds of running gangs whose work was kept: by a checkpoint, a finished stage or the model; as exact as progress is read",
+);
+pub(super) const BADPUT: Metric = metric(
+    Kind::Counter,
+    "graft_badput_seconds_total",
+    &["namespace", "cause"],
+    "Seconds of gangs without lasting work by cause: starting, recovering, lost_work (since what was kept last, when a gang was lost or stopped), failed (the same, of runs that ended without a model)",
+);
 pub(super) const STAGES: Metric = metric(
     Kind::Histogram,
     "graft_stage_duration_seconds",
@@ -165,6 +177,8 @@ pub const ALL: &[Metric] = &[
     QUEUE_WAIT,
     TIME_TO_RUNNING,
     RECOVERY,
+    GOODPUT,
+    BADPUT,
     STAGES,
     JOBS,
     JOB_PHASE,
@@ -198,6 +212,10 @@ impl Metric {
 
     pub(super) fn counter(&self, registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
         registered(registry, IntCounterVec::new(self.opts(), self.labels)?)
+    }
+
+    pub(super) fn seconds(&self, registry: &Registry) -> Result<CounterVec, prometheus::Error> {
+        registered(registry, CounterVec::new(self.opts(), self.labels)?)
     }
 
     pub(super) fn gauge(&self, registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {

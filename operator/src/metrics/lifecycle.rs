@@ -102,6 +102,86 @@ impl Stages {
     }
 }
 
+/// What became of a gang's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spent {
+    /// Its work was kept.
+    Well,
+    /// The first gang of a run was not yet there.
+    Starting,
+    /// A further gang was not yet there.
+    Recovering,
+    /// Its work was lost with the gang.
+    Lost,
+    /// It ended in failure.
+    Failed,
+}
+
+impl Spent {
+    /// What is no goodput, with its value of the label `cause`.
+    pub const BADPUT: [(Self, &'static str); 4] =
+        [(Self::Starting, "starting"), (Self::Recovering, "recovering"), (Self::Lost, "lost_work"), (Self::Failed, "failed")];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gang {
+    Awaited {
+        since: Timestamp,
+        recovering: bool,
+    },
+    /// Everything before `kept` is safe: in a checkpoint of this epoch, or as a stage that is over.
+    Works {
+        kept: Timestamp,
+        safe: (Option<i64>, Option<Stage>),
+    },
+}
+
+/// The gang of each job, for what its time was spent on. After a start of the operator it begins anew.
+#[derive(Default)]
+pub(super) struct Gangs(HashMap<String, Gang>);
+
+impl Gangs {
+    /// Take note of a status; gives time that was spent since the one before, in seconds.
+    pub fn see(&mut self, uid: &str, status: &TransferJobStatus, now: Timestamp) -> Option<(Spent, f64)> {
+        let known = self.0.get(uid).copied();
+        let lost = |gang, spent| match gang {
+            Some(Gang::Works { kept, .. }) => Some((spent, seconds(kept, now))),
+            Some(Gang::Awaited { .. }) | None => None,
+        };
+        let (next, spent) = match status.phase.unwrap_or_default() {
+            Phase::Pending | Phase::Starting | Phase::Restarting => match known {
+                Some(Gang::Awaited { .. }) => (known, None),
+                gang => (Some(Gang::Awaited { since: now, recovering: status.restarts.total > 0 }), lost(gang, Spent::Lost)),
+            },
+            Phase::Running => {
+                let safe = (status.checkpoint.as_ref().map(|c| c.epoch), status.stage);
+                let works = Some(Gang::Works { kept: now, safe });
+                match known {
+                    Some(Gang::Works { safe: same, .. }) if same == safe => (known, None),
+                    Some(Gang::Works { kept, .. }) => (works, Some((Spent::Well, seconds(kept, now)))),
+                    Some(Gang::Awaited { since, recovering }) => {
+                        (works, Some((if recovering { Spent::Recovering } else { Spent::Starting }, seconds(since, now))))
+                    }
+                    None => (works, None),
+                }
+            }
+            Phase::Succeeded => (None, lost(known, Spent::Well)),
+            Phase::Failed => (None, lost(known, Spent::Failed)),
+            Phase::Suspended => (None, lost(known, Spent::Lost)),
+        };
+        match next {
+            Some(gang) => self.0.insert(uid.to_owned(), gang),
+            None => self.0.remove(uid),
+        };
+        spent
+    }
+
+    /// Forget a job that is gone.
+    pub fn forget(&mut self, uid: &str) {
+        self.0.remove(uid);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -156,6 +236,36 @@ mod tests {
         let again = status(json!({"phase": "Starting", "runToken": "2"}));
         assert_eq!(between(Some(&over), &again, None, at(0)), [Passage::Created]);
         assert!(between(Some(&over), &over, None, at(0)).is_empty());
+    }
+
+    #[test]
+    fn time_is_well_spent_only_up_to_what_was_kept() {
+        let mut gangs = Gangs::default();
+        let running = |epoch: i64, stage: &str, total: i32| {
+            status(json!({"phase": "Running", "stage": stage, "checkpoint": {"epoch": epoch, "digest": "d"}, "restarts": {"total": total}}))
+        };
+        let phase = |name: &str, total: i32| status(json!({"phase": name, "restarts": {"total": total}}));
+        let story = [
+            (0, phase("Starting", 0), None),
+            (3, phase("Starting", 0), None),
+            (10, running(0, "fineTune", 0), Some((Spent::Starting, 10.0))),
+            (20, running(0, "fineTune", 0), None),
+            (70, running(1, "fineTune", 0), Some((Spent::Well, 60.0))),
+            (90, running(1, "fineTune", 0), None),
+            (95, phase("Restarting", 1), Some((Spent::Lost, 25.0))),
+            (99, phase("Starting", 1), None),
+            (105, running(1, "fineTune", 1), Some((Spent::Recovering, 10.0))),
+            (165, running(1, "features", 1), Some((Spent::Well, 60.0))),
+            (180, phase("Succeeded", 1), Some((Spent::Well, 15.0))),
+        ];
+        for (second, status, expected) in story {
+            assert_eq!(gangs.see("u", &status, at(second)), expected, "at {second} s");
+        }
+        assert!(gangs.0.is_empty());
+        gangs.see("v", &running(0, "fineTune", 0), at(0));
+        assert_eq!(gangs.see("v", &phase("Failed", 0), at(7)), Some((Spent::Failed, 7.0)));
+        gangs.see("w", &running(0, "fineTune", 0), at(0));
+        assert_eq!(gangs.see("w", &phase("Suspended", 0), at(8)), Some((Spent::Lost, 8.0)));
     }
 
     #[test]

@@ -14,10 +14,10 @@ use graft_crds::status::{FailureClass, TransferJobStatus};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
-use prometheus::{Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
+use prometheus::{CounterVec, Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
 
 use crate::GuardedJob;
-use lifecycle::{Passage, Stages};
+use lifecycle::{Gangs, Passage, Spent, Stages};
 use queue::Queue;
 
 pub use catalog::{ALL, Kind, Metric};
@@ -54,6 +54,7 @@ pub struct Metrics {
     registry: Registry,
     queue: Queue,
     stages_seen: Mutex<Stages>,
+    gangs_seen: Mutex<Gangs>,
     reconciles: IntCounterVec,
     errors: IntCounterVec,
     seconds: HistogramVec,
@@ -75,6 +76,8 @@ pub struct Metrics {
     queue_wait: HistogramVec,
     time_to_running: HistogramVec,
     recovery: HistogramVec,
+    goodput: CounterVec,
+    badput: CounterVec,
     stages: HistogramVec,
 }
 
@@ -90,6 +93,7 @@ impl Metrics {
         let metrics = Self {
             queue: Queue::default(),
             stages_seen: Mutex::default(),
+            gangs_seen: Mutex::default(),
             reconciles: catalog::RECONCILES.counter(r)?,
             errors: catalog::ERRORS.counter(r)?,
             seconds: catalog::SECONDS.histogram(r, SHORT)?,
@@ -111,6 +115,8 @@ impl Metrics {
             queue_wait: catalog::QUEUE_WAIT.histogram(r, LONG)?,
             time_to_running: catalog::TIME_TO_RUNNING.histogram(r, LONG)?,
             recovery: catalog::RECOVERY.histogram(r, LONG)?,
+            goodput: catalog::GOODPUT.seconds(r)?,
+            badput: catalog::BADPUT.seconds(r)?,
             stages: catalog::STAGES.histogram(r, LONG)?,
             registry: registry.clone(),
         };
@@ -147,6 +153,10 @@ impl Metrics {
     fn namespace_at_zero(&self, namespace: &str) {
         self.created.with_label_values(&[namespace]);
         self.succeeded.with_label_values(&[namespace]);
+        self.goodput.with_label_values(&[namespace]);
+        for (_, cause) in Spent::BADPUT {
+            self.badput.with_label_values(&[namespace, cause]);
+        }
         for class in FailureClass::ALL {
             self.failed.with_label_values(&[namespace, class.name()]);
             self.restarts.with_label_values(&[namespace, class.name()]);
@@ -214,11 +224,19 @@ impl Metrics {
         if let Some((stage, seconds)) = over {
             self.stages.with_label_values(&[stage.name()]).observe(seconds);
         }
+        let spent = self.gangs_seen.lock().unwrap_or_else(PoisonError::into_inner).see(&job.uid().unwrap_or_default(), after, now);
+        if let Some((spent, seconds)) = spent {
+            match Spent::BADPUT.iter().find(|(bad, _)| *bad == spent) {
+                Some((_, cause)) => self.badput.with_label_values(&[namespace.as_str(), cause]).inc_by(seconds),
+                None => self.goodput.with_label_values(&[&namespace]).inc_by(seconds),
+            }
+        }
     }
 
     /// Forget a TransferJob that is gone.
     pub fn forget(&self, uid: &str) {
         self.stages_seen.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
+        self.gangs_seen.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
     }
 
     /// Everything in Prometheus' text format; jobs are counted now.

@@ -11,6 +11,7 @@ use crate::error::{DataError, Finding, Reason, nearest, pseudonym};
 use crate::holdout::hold_out;
 use crate::labels::{Labels, plain, told};
 use crate::patients;
+use crate::phi;
 use crate::source::{self, Record};
 
 /// The share of training patients held out where nothing else is said.
@@ -108,6 +109,7 @@ impl Dataset {
     pub fn load(data: &Data, task: &Task, seed: u64) -> Result<Self, DataError> {
         let mut findings = Vec::new();
         let mut sets = read_sets(data, task, &mut findings);
+        check_personal(data, &sets, &mut findings);
         patients::identify(data, &mut sets, &mut findings);
         DataError::check(std::mem::take(&mut findings))?;
         let classes = resolve_classes(task, &sets, &mut findings);
@@ -390,6 +392,29 @@ fn check_patients(data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
     if !places.is_empty() {
         let what = format!("{} patients are in two splits, so the result would look better than it is", places.len());
         findings.push(Finding::new(Reason::PatientInTwoSplits, what, places, patients::remedy(data)));
+    }
+}
+
+/// Paths that look like personal data, by kind. The finding shows where they stand and not what they say.
+fn check_personal(data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
+    if data.allow_personal_data.is_some() {
+        findings.retain(|finding| finding.reason != Reason::PersonalData);
+        return;
+    }
+    let mut found: BTreeMap<phi::Personal, Vec<String>> = BTreeMap::new();
+    for (number, record) in sets.iter().flat_map(|set| set.iter().enumerate()) {
+        if let Some(kind) = phi::path(&record.key) {
+            let place = match record.place.row {
+                Some(row) => format!("{}:{row}", record.place.file),
+                None => format!("{}, image {} in the order of paths", record.place.file, number + 1),
+            };
+            found.entry(kind).or_default().push(place);
+        }
+    }
+    for (kind, places) in found {
+        let what = format!("{} paths of images look like {}; paths stand in predictions and reports", places.len(), kind.name());
+        let remedy = "rename the files; spec.data.allowPersonalData gives a reason if it is none";
+        findings.push(Finding::new(Reason::PersonalData, what, places, remedy));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with the data, as findings: all of one kind together, each naming its places and the remedy.
 //! A message never holds a value of the patient column; patients appear as [`pseudonym`]s beside the rows they are in.
-//! File names do appear as they are, so they should not be made from names or record numbers.
+//! File names do appear as they are; those that look like they are made from names or record numbers are refused by place alone.
 
 use std::fmt;
 
@@ -18,6 +18,8 @@ pub enum Reason {
     DataNotFound,
     /// A manifest or a folder cannot be read or is not what it should be.
     DataUnreadable,
+    /// A path or a column looks like personal data.
+    PersonalData,
     /// A column is not in the manifest's header.
     ColumnNotFound,
     /// A row names no image.
@@ -61,6 +63,7 @@ impl Reason {
         match self {
             Self::DataNotFound => "DataNotFound",
             Self::DataUnreadable => "DataUnreadable",
+            Self::PersonalData => "PersonalData",
             Self::ColumnNotFound => "ColumnNotFound",
             Self::MissingInput => "MissingInput",
             Self::MissingLabel => "MissingLabel",

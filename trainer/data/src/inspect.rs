@@ -168,7 +168,7 @@ fn folders(root: &Path, names: &BTreeMap<String, std::path::PathBuf>) -> Result<
 }
 
 /// A table with its header, from a file that may be gzipped.
-fn read_table(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), DataError> {
+pub(crate) fn read_table(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), DataError> {
     let file = fs::File::open(path).map_err(|error| unreadable(path, error))?;
     let gzipped = path.extension().is_some_and(|e| e == "gz");
     let text: Box<dyn Read> = if gzipped { Box::new(flate2::read::GzDecoder::new(file)) } else { Box::new(file) };
@@ -237,12 +237,7 @@ fn chest_xray14(rows: &[csv::StringRecord], image: usize, labels: usize, patient
         "a random 80/20 split of images would put {:.1} % of the test images' patients into training as well: split by patient, or use the official lists",
         100.0 * shared
     ));
-    seen.notes.push("images have several labels (A|B), as a task of type multiLabel reads them; write a column split from the official lists".into());
-    let findings: Vec<&str> = seen.counts.keys().map(String::as_str).filter(|name| *name != "No Finding").collect();
-    seen.snippet = Some(format!(
-        "task:\n  type: multiLabel\n  classes: [{}]\ndata:\n  columns: {{input: Image Index, label: Finding Labels, patient: Patient ID, split: split}}\n",
-        findings.join(", ")
-    ));
+    seen.notes.push("images have several labels (A|B): `graft data manifest` writes what a task of type multiLabel reads".into());
     seen
 }
 
@@ -275,42 +270,53 @@ fn chexpert(header: &[String], rows: &[csv::StringRecord], image: usize, first: 
     let patient =
         |row: &csv::StringRecord| row.get(image).and_then(|path| path.split('/').find(|part| part.starts_with("patient")).map(str::to_owned));
     seen.patients = Some(rows.iter().filter_map(patient).collect::<BTreeSet<_>>().len());
-    seen.notes.push("patients are in the paths (patientNNNNN/studyN): write them into a column and split by it".into());
-    seen.notes.push("a column for each finding, as a task of type multiLabel reads them: -1 and blank count as unknown".into());
-    let findings: Vec<&str> = header.iter().skip(first).map(String::as_str).filter(|name| *name != "No Finding").collect();
-    seen.snippet = Some(format!(
-        "task:\n  type: multiLabel\n  classes: [{}]\ndata:\n  columns: {{input: Path, patient: patient, split: split}}\n",
-        findings.join(", ")
-    ));
+    seen.notes.push("patients are in the paths (patientNNNNN/studyN), which `graft data manifest` makes a column of".into());
+    seen.notes.push("a column for each finding: `graft data manifest` writes what a task of type multiLabel reads; -1 and blank are unknown".into());
     seen
+}
+
+/// A line of COVID-CT's lists.
+pub(crate) struct Listed {
+    pub(crate) class: &'static str,
+    pub(crate) split: &'static str,
+    /// The image relative to the root, if there is one.
+    pub(crate) file: Option<String>,
+}
+
+/// The lists escape what the files do not, and the other way round: names differ by % and _.
+pub(crate) fn covid_ct_lists(root: &Path) -> Result<Vec<Listed>, DataError> {
+    let plain = |name: &str| name.trim().replace(['%', '_'], "").to_lowercase();
+    let mut listed = Vec::new();
+    for (class, lists, images) in [("covid", "COVID", "CT_COVID"), ("noncovid", "NonCOVID", "CT_NonCOVID")] {
+        let folder = root.join("Images-processed").join(images);
+        let entries = list(&folder).map_err(|error| unreadable(&folder, error))?;
+        let files: BTreeMap<String, &String> = entries.keys().map(|name| (plain(name), name)).collect();
+        for (split, prefix) in [("train", "train"), ("validation", "val"), ("test", "test")] {
+            let path = root.join("Data-split").join(lists).join(format!("{prefix}CT_{lists}.txt"));
+            let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+            listed.extend(text.lines().filter(|line| !line.trim().is_empty()).map(|name| Listed {
+                class,
+                split,
+                file: files.get(&plain(name)).map(|file| format!("Images-processed/{images}/{file}")),
+            }));
+        }
+    }
+    Ok(listed)
 }
 
 fn covid_ct(root: &Path) -> Result<Inspection, DataError> {
     let mut seen = Inspection::new(Layout::CovidCt);
-    let mut absent = Vec::new();
-    for (class, lists, images) in [("covid", "COVID", "CT_COVID"), ("noncovid", "NonCOVID", "CT_NonCOVID")] {
-        // The lists escape what the files do not, and the other way round.
-        let plain = |name: &str| name.trim().replace(['%', '_'], "").to_lowercase();
-        let folder = root.join("Images-processed").join(images);
-        let files: BTreeSet<String> = list(&folder).map_err(|error| unreadable(&folder, error))?.keys().map(|name| plain(name)).collect();
-        for (split, prefix) in [("train", "train"), ("validation", "val"), ("test", "test")] {
-            let path = root.join("Data-split").join(lists).join(format!("{prefix}CT_{lists}.txt"));
-            let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
-            for name in text.lines().filter(|line| !line.trim().is_empty()) {
-                seen.count(class, split);
-                seen.images += 1;
-                if !files.contains(&plain(name)) {
-                    absent.push(name.to_owned());
-                }
-            }
-        }
+    let mut absent = 0;
+    for entry in covid_ct_lists(root)? {
+        seen.count(entry.class, entry.split);
+        seen.images += 1;
+        absent += usize::from(entry.file.is_none());
     }
-    if !absent.is_empty() {
-        seen.notes.push(format!("{} names of the lists have no file", absent.len()));
+    if absent > 0 {
+        seen.notes.push(format!("{absent} names of the lists have no file"));
     }
-    seen.notes.push(
-        "names differ from files by % and _: write a manifest with columns image,label,split,patient from the lists and the table of patients".into(),
-    );
+    seen.notes
+        .push("names differ from files by % and _: `graft data manifest` writes a manifest from the lists; add the patients from their table".into());
     Ok(seen)
 }
 

@@ -12,10 +12,12 @@ mod holdout;
 pub mod inspect;
 mod labels;
 mod loader;
+pub mod manifest;
 mod nifti;
 mod parallel;
 mod patients;
 pub mod phantom;
+mod phi;
 mod resample;
 mod source;
 

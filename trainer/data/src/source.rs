@@ -11,7 +11,7 @@ use graft_crds::spec::{DataColumns, DataSet};
 
 use crate::error::{Finding, Reason, nearest};
 use crate::labels::{LabelColumns, Labels, Told};
-use crate::{dicom, nifti};
+use crate::{dicom, nifti, phi};
 
 /// Extensions of image files in class folders, in lower case.
 pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "dcm", "dicom", "nii", "nii.gz"];
@@ -137,6 +137,9 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
             return Vec::new();
         }
     };
+    if let Some(finding) = personal_columns(&header, columns, path) {
+        findings.push(finding);
+    }
     let Some(index) = Index::find(&header, columns, labels, path, findings) else { return Vec::new() };
     let file: Arc<str> = path.display().to_string().into();
     let mut problems = Problems::default();
@@ -160,6 +163,15 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
     }
     problems.report(columns, header.len(), findings);
     records
+}
+
+/// Columns whose names say that they hold what identifies a person; the patient column is allowed to, and never shown.
+fn personal_columns(header: &csv::StringRecord, columns: &DataColumns, path: &Path) -> Option<Finding> {
+    let others = header.iter().map(str::trim).filter(|name| Some(*name) != columns.patient.as_deref());
+    let found: Vec<String> = others.filter_map(|name| Some(format!("{name:?} looks like {}", phi::column(name)?.name()))).collect();
+    let what = format!("{}:1: {} columns of the manifest would bring personal data along", path.display(), found.len());
+    (!found.is_empty())
+        .then(|| Finding::new(Reason::PersonalData, what, found, "remove the columns; spec.data.allowPersonalData gives a reason to keep them"))
 }
 
 /// Counts lines as an editor does. The reader's own count lags behind at `\r\n` and at blank lines, because a record's
@@ -400,7 +412,7 @@ pub(crate) fn list(folder: &Path) -> std::io::Result<BTreeMap<String, PathBuf>> 
     Ok(entries)
 }
 
-fn walk(folder: &Path, key: &str, depth: usize, images: &mut BTreeMap<String, PathBuf>) -> Result<(), (PathBuf, std::io::Error)> {
+pub(crate) fn walk(folder: &Path, key: &str, depth: usize, images: &mut BTreeMap<String, PathBuf>) -> Result<(), (PathBuf, std::io::Error)> {
     if depth == 0 {
         return Err((folder.to_owned(), std::io::Error::other(format!("folders are nested more than {DEPTH_LIMIT} deep"))));
     }
@@ -479,6 +491,14 @@ mod tests {
         assert!(findings[0].remedy.contains("separated by commas"));
         let (_, findings) = manifest(b"image,label,label\n", &DataColumns::default());
         assert!(findings[0].what.contains("2 times"));
+    }
+
+    #[test]
+    fn columns_of_personal_data_are_named_unless_they_are_the_patients() {
+        let (_, findings) = manifest(b"image,label,MRN,Patient Name,birth_date\na.png,covid,1,x,y\n", &DataColumns::default());
+        assert_eq!((findings.len(), findings[0].reason, findings[0].places.len()), (1, Reason::PersonalData, 3), "{findings:?}");
+        let columns = DataColumns { patient: Some("MRN".into()), ..DataColumns::default() };
+        assert_eq!(manifest(b"image,label,MRN\na.png,covid,1\n", &columns).1, []);
     }
 
     #[test]

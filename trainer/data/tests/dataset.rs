@@ -23,6 +23,7 @@ fn data(folder: &Path) -> Data {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     }
 }
@@ -178,6 +179,7 @@ fn separate_folders_of_classes() {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     };
     says(&Dataset::load(&data, &Task::default(), 0).unwrap_err(), "UnknownClass", &["\"c\"", "test/c/1.png"]);

@@ -19,6 +19,7 @@ fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     }
 }

@@ -66,6 +66,7 @@ fn folders() -> (tempfile::TempDir, Data) {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     };
     (root, data)
@@ -156,6 +157,7 @@ fn covid_ct_decodes_as_a_whole() {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     };
     let dataset = Dataset::load(&data, &Task::default(), 0).unwrap();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use graft_crds::spec::DataColumns;
 use graft_data::inspect::{Inspection, Layout, inspect};
+use graft_data::{Dataset, Split, manifest};
 
 /// A folder of the real data; none says by name that the test is skipped.
 fn real(test: &str, path: &str) -> Option<PathBuf> {
@@ -18,7 +19,7 @@ fn real(test: &str, path: &str) -> Option<PathBuf> {
     None
 }
 
-fn touch(root: &Path, paths: &[&str]) {
+fn touch(root: &Path, paths: &[impl AsRef<Path>]) {
     for path in paths {
         let path = root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -114,4 +115,133 @@ fn the_real_boxes_are_counted_by_list() {
     assert_eq!((seen.layout, seen.images), (Layout::Voc, 364));
     assert_eq!(seen.counts.keys().collect::<Vec<_>>(), ["Platelets", "RBC", "WBC"]);
     assert!(seen.notes.iter().all(|note| !note.contains("two of the lists")), "{:?}", seen.notes);
+}
+
+/// What a job would read that the snippet says.
+fn load(snippet: &str) -> Dataset {
+    let job: serde_json::Value = serde_saphyr::from_str(snippet).unwrap();
+    let task = serde_json::from_value(job.get("task").cloned().unwrap_or_else(|| serde_json::json!({}))).unwrap();
+    Dataset::load(&serde_json::from_value(job["data"].clone()).unwrap(), &task, 0).unwrap()
+}
+
+#[test]
+fn a_manifest_of_covid_ct_is_what_its_lists_say() {
+    let root = tempfile::tempdir().unwrap();
+    for class in ["COVID", "NonCOVID"] {
+        for (split, count) in [("train", 2), ("val", 1), ("test", 1)] {
+            let names: Vec<String> = (0..count).map(|i| format!("{class}%{split}_{i}.png")).collect();
+            let path = root.path().join(format!("Data-split/{class}/{split}CT_{class}.txt"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, names.join("\n") + "\n").unwrap();
+            touch(root.path(), &names.iter().map(|name| format!("Images-processed/CT_{class}/{}", name.replace('%', "_"))).collect::<Vec<_>>());
+        }
+    }
+    let written = manifest::write(root.path(), None).unwrap();
+    let read = load(&written.snippet);
+    assert_eq!((written.rows, Split::ALL.map(|split| read.split(split).len())), (8, [4, 2, 2]));
+    assert_eq!(read.classes, ["covid", "noncovid"]);
+    assert!(manifest::write(root.path(), None).unwrap_err().to_string().contains("is there already"));
+}
+
+#[test]
+fn a_manifest_of_chest_xray14_has_the_official_split() {
+    let root = tempfile::tempdir().unwrap();
+    // Twelve patients, two of them with two images; the last image is in no list.
+    let names: Vec<String> = (0..14).map(|i| format!("{:08}_{:03}.png", i * 6 / 7 + 1, if i % 7 == 0 { 0 } else { i % 2 })).collect();
+    let findings = |i: usize| if i == 13 { "Hernia" } else { ["Mass|Effusion", "No Finding", "Effusion", "Mass"][i % 4] };
+    let rows = names.iter().enumerate().map(|(i, name)| format!("{name},{},0,{},058Y,M,PA\n", findings(i), &name[..8]));
+    let header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position\n";
+    fs::write(root.path().join("Data_Entry_2017_v2020.csv"), header.to_owned() + &rows.collect::<String>()).unwrap();
+    fs::write(root.path().join("train_val_list.txt"), names[..11].join("\n")).unwrap();
+    fs::write(root.path().join("test_list.txt"), names[11..13].join("\n")).unwrap();
+    touch(root.path(), &names.iter().map(|name| format!("images_00{}/images/{name}", &name[7..8])).collect::<Vec<_>>());
+    let written = manifest::write(root.path(), None).unwrap();
+    assert_eq!(written.rows, 13);
+    assert!(written.notes[0].starts_with("1 images are in none or in both"), "{:?}", written.notes);
+    assert!(written.snippet.contains("classes: [Effusion, Mass]"), "{}", written.snippet);
+    let read = load(&written.snippet);
+    let [train, validation, test] = Split::ALL.map(|split| read.split(split).len());
+    assert!(train + validation == 11 && validation >= 1 && test == 2, "{train} {validation} {test}");
+    assert_eq!(read.told(&read.split(Split::Test)[0]), "Mass");
+}
+
+#[test]
+fn a_manifest_of_chexpert_has_patients_and_unknowns() {
+    let root = tempfile::tempdir().unwrap();
+    let header = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Pneumonia\n";
+    let row = |path: &str, values: &str| format!("CheXpert-v1.0-small/{path},Female,68,Frontal,AP,{values}\n");
+    let path = |split: &str, patient: u32| format!("{split}/patient{patient:05}/study1/view1_frontal.jpg");
+    let train = [
+        row(&path("train", 1), "1.0,,"),
+        row(&path("train", 2), ",1.0,-1.0"),
+        row(&path("train", 3), ",0.0,1.0"),
+        row(&path("train", 4), ",1.0,0.0"),
+    ];
+    fs::write(root.path().join("train.csv"), header.to_owned() + &train.concat()).unwrap();
+    fs::write(root.path().join("valid.csv"), header.to_owned() + &row(&path("valid", 9), "0.0,1.0,0.0")).unwrap();
+    touch(root.path(), &[path("train", 1), path("train", 2), path("train", 3), path("valid", 9)]);
+    let written = manifest::write(root.path(), None).unwrap();
+    assert!(written.rows == 4 && written.notes[1].starts_with("1 images of the tables"), "{written:?}");
+    let text = fs::read_to_string(&written.manifest).unwrap();
+    assert!(text.starts_with("image,patient,split,Edema,Pneumonia\n") && text.contains("view1_frontal.jpg,patient00002,train,1.0,-1.0\n"), "{text}");
+    assert!(written.snippet.contains("classes: [Edema, Pneumonia]") && !written.snippet.contains("label:"), "{}", written.snippet);
+}
+
+/// A file as NumPy writes it.
+fn npy(kind: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    [b"\x93NUMPY\x01\x00", &u16::try_from(header.len()).unwrap().to_le_bytes()[..], header.as_bytes(), bytes].concat()
+}
+
+fn npz(path: &Path, members: &[(String, Vec<u8>)]) {
+    let mut archive = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for (name, bytes) in members {
+        archive
+            .start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated))
+            .unwrap();
+        std::io::Write::write_all(&mut archive, bytes).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+#[test]
+fn arrays_of_medmnist_become_files() {
+    let root = tempfile::tempdir().unwrap();
+    let members = |labels: &dyn Fn(usize) -> Vec<u8>| {
+        let sizes = [("train", 8u8), ("val", 2), ("test", 2)];
+        let images = sizes.map(|(split, n)| (format!("{split}_images"), npy("|u1", &format!("({n}, 2, 3)"), &(0..n * 6).collect::<Vec<u8>>())));
+        let own = sizes.map(|(split, n)| {
+            let bytes = labels(usize::from(n));
+            let width = bytes.len() / usize::from(n);
+            (format!("{split}_labels"), npy("|u1", &format!("({n}, {width})"), &bytes))
+        });
+        images.into_iter().chain(own).collect::<Vec<_>>()
+    };
+    let file = root.path().join("pneumoniamnist.npz");
+    npz(&file, &members(&|n| (0..n).map(|i| (i % 2) as u8).collect()));
+    let written = manifest::write(&file, None).unwrap();
+    let read = load(&written.snippet);
+    assert_eq!((Split::ALL.map(|split| read.split(split).len()), read.classes.as_slice()), ([8, 2, 2], ["0".to_owned(), "1".to_owned()].as_slice()));
+    let image = image::open(root.path().join("pneumoniamnist/images/val/000001.png")).unwrap().into_luma8();
+    assert_eq!((image.dimensions(), image.as_raw().as_slice()), ((3, 2), [6u8, 7, 8, 9, 10, 11].as_slice()));
+    assert!(manifest::write(&file, None).unwrap_err().to_string().contains("is there already"));
+
+    npz(&file, &members(&|n| (0..n).flat_map(|i| [(i % 2) as u8, 1 - (i % 2) as u8, 1]).collect()));
+    let read = load(&manifest::write(&file, Some(&root.path().join("out"))).unwrap().snippet);
+    assert_eq!(read.told(&read.split(Split::Test)[1]), "finding-0|finding-2");
+
+    let mut odd = members(&|n| vec![0; n]);
+    odd[0].1 = npy("|u1", "(800, 2000, 3000)", &[0; 12]);
+    npz(&file, &odd);
+    let error = manifest::write(&file, Some(&root.path().join("odd"))).unwrap_err().to_string();
+    assert!(error.contains("train_images") && error.contains("bytes for"), "{error}");
+    odd[0].1 = npy("<f4", "(8, 1, 1)", &[0; 32]);
+    npz(&file, &odd);
+    assert!(manifest::write(&file, Some(&root.path().join("odd"))).unwrap_err().to_string().contains("not integers"));
+    fs::write(&file, b"PK\x03\x04 and no more").unwrap();
+    assert!(manifest::write(&file, Some(&root.path().join("odd"))).unwrap_err().to_string().contains("no .npz archive"));
 }

@@ -192,6 +192,7 @@ fn job(folder: &Path, patient_from: Option<PatientFrom>) -> Data {
         splits: DataSplits::default(),
         duplicates: Duplicates::default(),
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     }
 }

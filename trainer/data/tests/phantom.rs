@@ -19,6 +19,7 @@ fn data(folder: &Path, patient: Option<&str>) -> Data {
         duplicates: Duplicates::default(),
         patient_from: None,
         windows: vec![],
+        allow_personal_data: None,
         on_bad_input: BadInput::Stop,
     }
 }

@@ -1,9 +1,11 @@
 //! What a run trains with: the checked data, its decoder, the model and what they came from.
 
-use graft_crds::architectures::Padding;
+use graft_crds::Architecture;
+use graft_crds::architectures::{Family, Padding};
 use graft_crds::spec::{Backbone, TaskType};
 use graft_data::doctor::Report;
 use graft_data::{Dataset, Geometry, Loader};
+use graft_torch::memory;
 use graft_torch::tch::{Device, Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +77,12 @@ pub(crate) fn probabilities(task: TaskType, logits: &Tensor) -> Result<Tensor, F
     })
 }
 
+/// Whether an architecture computes faster with channels last in memory: 1.1 to 1.6 times on CPUs, but for those that work on channels
+/// last themselves and would turn them twice.
+pub(super) fn channels_last(architecture: Architecture) -> bool {
+    !matches!(architecture.family(), Family::ConvNeXt | Family::Vit)
+}
+
 /// Everything that training, features and evaluation work on.
 pub(crate) struct Recipe {
     pub(crate) model: Model,
@@ -95,8 +103,14 @@ pub(crate) struct Recipe {
 impl Recipe {
     /// Normalised images by their indices in the data set.
     pub(crate) fn images(&mut self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
-        let bytes = self.loader.batch(indices)?;
-        self.normaliser.apply(&bytes, self.geometry.size, device)
+        let pixels = self.pixels(indices, device)?;
+        self.inputs(pixels)
+    }
+
+    /// What the network takes for images with values in [0, 1]: normalised, in the order of memory that its convolutions are fastest in.
+    pub(crate) fn inputs(&self, pixels: Tensor) -> Result<Tensor, Failure> {
+        let images = self.normaliser.normalise(pixels)?;
+        Ok(if channels_last(self.model.architecture()) { memory::to_channels_last(&images)? } else { images })
     }
 
     /// The same images for training: not yet normalised, values in [0, 1].

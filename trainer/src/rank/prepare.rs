@@ -33,6 +33,9 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let padding = inputs::padding(&backbone);
     let mut model = models::build(backbone.architecture, dataset.classes.len() as i64, padding, rank.device, seed)?;
     let report = weights::apply(&mut model, &weights, HeadPolicy::Drop)?;
+    if inputs::channels_last(backbone.architecture) {
+        model.set_channels_last()?;
+    }
     rank.log(format!(
         "{}: {} tensors loaded from {}; fresh head for {} classes, left out: {}; not in the model: {}; not in the file: {}; made to fit: {}",
         backbone.architecture.name(),

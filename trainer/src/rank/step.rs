@@ -133,7 +133,7 @@ impl Stepper {
             images = mixed;
             labels.partner = Some((recipe.labels(&partners, rank.device)?, share));
         }
-        Ok((recipe.normaliser.normalise(images)?, labels))
+        Ok((recipe.inputs(images)?, labels))
     }
 
     fn changed(&self, rank: &Rank, recipe: &mut Recipe, samples: &[usize], epoch: u32) -> Result<Tensor, Failure> {
