@@ -106,6 +106,11 @@ fn labels_splits_and_patients() {
     refused(&site, |_| {}, DATA, "PatientInTwoSplits", &["manifest.csv", "2"]);
     let said = Run::of(graft(&["validate", &site.path("refused.json").to_string_lossy()])).stderr;
     assert!(!said.contains("phantom-000"), "a patient id in an error: {said}");
+    // With a key, the same patient has a name that nobody can compute without it.
+    let mut keyed = common::command(&["validate", &site.path("refused.json").to_string_lossy()]);
+    let keyed = Run::of(keyed.env("GRAFT_PSEUDONYM_KEY", "secret").output().unwrap()).stderr;
+    let pseudonym = |text: &str| text.split("patient#").nth(1).map(|rest| rest[..8].to_owned());
+    assert!(pseudonym(&said).is_some() && pseudonym(&said) != pseudonym(&keyed), "{said}{keyed}");
 }
 
 #[test]

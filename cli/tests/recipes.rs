@@ -89,6 +89,24 @@ fn balanced_focal_training_does_not_depend_on_the_ranks() {
 }
 
 #[test]
+fn balanced_sampling_does_not_depend_on_the_ranks() {
+    let site = site();
+    site.manifest(|row, line| (!line.contains(",lesion,train,") || row % 3 == 0).then(|| line.to_owned()));
+    let settings =
+        |sampling: &str| json!({"epochs": 1, "globalBatchSize": 8, "optimizer": {"name": "sgd", "learningRate": "0.05"}, "sampling": sampling});
+    for ranks in [1, 3] {
+        site.run(&format!("balanced-{ranks}"), |job| {
+            job["spec"]["workers"]["processes"] = ranks.into();
+            tuned(settings("balanced"))(job);
+        });
+    }
+    site.run("all", tuned(settings("all")));
+    let balanced = site.model("balanced-1");
+    assert!(distance(&balanced, &site.model("balanced-3")) <= 1e-5);
+    assert!(distance(&balanced, &site.model("all")) > 1e-4, "the sampling does nothing");
+}
+
+#[test]
 fn each_optimizer_and_schedule_trains() {
     let site = site();
     for (name, optimizer) in [

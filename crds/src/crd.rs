@@ -1,15 +1,36 @@
 //! The CustomResourceDefinition as it is installed, and the check for fields that its schema does not know.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 use serde_json::Value;
 
 use crate::spec::TransferJob;
 
-/// The definition of TransferJob.
+/// The definition of TransferJob. Kubernetes' own page of text about quantities, which each of them would repeat, is a line here.
 #[must_use]
 pub fn definition() -> CustomResourceDefinition {
-    TransferJob::crd()
+    let mut definition = TransferJob::crd();
+    for version in &mut definition.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
+            shorten(schema);
+        }
+    }
+    definition
+}
+
+fn shorten(schema: &mut JSONSchemaProps) {
+    if schema.description.as_deref().is_some_and(|text| text.starts_with("Quantity is a fixed-point")) {
+        schema.description = Some("An amount, such as 500m, 2 or 16Gi.".into());
+    }
+    schema.properties.iter_mut().flatten().for_each(|(_, inner)| shorten(inner));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        shorten(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        shorten(values);
+    }
 }
 
 /// The OpenAPI schema of TransferJob, as in the definition.

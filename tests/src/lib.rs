@@ -8,6 +8,7 @@ pub mod observe;
 pub mod oci;
 pub mod programs;
 pub mod report;
+pub mod sbom;
 pub mod scenario;
 
 /// Lower-case hexadecimal.

@@ -15,7 +15,7 @@ pub use pod::{Mount, NfsSource, Volume, Workers};
 pub use recipe::{Augment, ClassWeights, Clip, Keep, Loss, LossName, Mix, Precision, Schedule, ScheduleName};
 pub use training::{
     AfterFineTune, Backbone, DecayScope, Evaluation, FineTune, Fit, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName,
-    Preprocessing, Weights,
+    Preprocessing, Sampling, Weights,
 };
 
 use crate::status::TransferJobStatus;
@@ -60,6 +60,7 @@ use std::collections::BTreeMap;
     validation = ("self.runToken != oldSelf.runToken || (self.workers.replicas == oldSelf.workers.replicas && self.workers.processes == oldSelf.workers.processes && self.workers.gpus == oldSelf.workers.gpus)", "spec.workers cannot be changed within a run; change spec.runToken with it to start a new run"),
     validation = ("self.runToken != oldSelf.runToken || self.output == oldSelf.output", "spec.output cannot be changed within a run; change spec.runToken with it to start a new run"),
     validation = ("!has(self.fineTune) || self.fineTune.globalBatchSize >= self.workers.replicas * (self.workers.gpus > 0 ? self.workers.gpus : self.workers.processes)", "spec.fineTune.globalBatchSize must be at least the number of ranks (workers.replicas × gpus or processes): every rank needs a sample of each batch"),
+    validation = ("self.task.type != 'multiLabel' || !has(self.fineTune) || self.fineTune.sampling != 'balanced'", "spec.fineTune.sampling: balanced needs one class per image; a multiLabel task has loss.classWeights: balanced"),
     validation = ("self.volumeMounts.all(m, self.volumes.exists(v, v.name == m.name))", "spec.volumeMounts names a volume that spec.volumes does not declare")
 )]
 pub struct TransferJobSpec {

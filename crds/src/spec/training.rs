@@ -117,6 +117,9 @@ pub struct FineTune {
     #[serde(default = "global_batch_size")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub global_batch_size: i32,
+    /// Which training images an epoch has. Default: all.
+    #[serde(default)]
+    pub sampling: Sampling,
     /// Parts that each global batch is cut into, one after the other: the same step with less memory. Default: 1.
     #[serde(default = "undivided")]
     #[schemars(range(min = 1, max = 65536))]
@@ -172,6 +175,18 @@ pub struct FineTune {
     #[serde(default)]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub seed: i32,
+}
+
+/// Which training images an epoch has.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Sampling {
+    /// Each image once.
+    #[default]
+    All,
+    /// As many images, every class equally often: images of rare classes come more than once, of frequent ones another part in each epoch. Not
+    /// for multiLabel tasks.
+    Balanced,
 }
 
 fn undivided() -> i32 {

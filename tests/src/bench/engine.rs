@@ -1,6 +1,7 @@
 //! The training engine beside PyTorch's usual loop: steps on one and two ranks, steps of a mostly frozen network, features, peak
 //! memory, and the time to the first step. Both sides have the same libtorch version, architecture, weights, batch, optimizer,
-//! processors and threads, and take turns; images are decoded already on both. `GRAFT_BENCH_ROUNDS` chooses another number of turns.
+//! processors and threads, and take turns; images are decoded already on both. `GRAFT_BENCH_ROUNDS` chooses another number of turns,
+//! `GRAFT_BENCH_ONLY` the pairs whose names have this in them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -69,7 +70,8 @@ pub(super) fn run() -> Result<()> {
     let rounds = std::env::var("GRAFT_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let lab = Lab::new()?;
     let mut rows = Vec::new();
-    for pair in PAIRS {
+    let only = std::env::var("GRAFT_BENCH_ONLY").unwrap_or_default();
+    for pair in PAIRS.iter().filter(|pair| pair.name.contains(&only)) {
         let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair), || lab.torch("train", pair, lab.trained))?;
         rows.push(row(pair.name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
         rows.push(row(&format!("peak memory of it, {}", pair.architecture), (&ours, &theirs), "MiB", |s| s.peak_bytes / 1048576.0, Aim::AtMost(1.0)));
@@ -80,8 +82,10 @@ pub(super) fn run() -> Result<()> {
     }
     let name = "features, MobileNetV2, 224 px";
     let pair = Pair { name, architecture: "mobilenet_v2", side: 224, unfreeze: "classifier", aim: 1.1, ..STEP };
-    let (ours, theirs) = lab.turns(name, rounds, || lab.features(&pair), || lab.torch("features", &pair, lab.all))?;
-    rows.push(row(name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
+    if name.contains(&only) {
+        let (ours, theirs) = lab.turns(name, rounds, || lab.features(&pair), || lab.torch("features", &pair, lab.all))?;
+        rows.push(row(name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
+    }
     let mut conditions = conditions();
     conditions["rounds"] = rounds.into();
     conditions["processors"] = lab.processors.clone().into();

@@ -4,6 +4,7 @@
 mod accuracy;
 mod ddp;
 mod engine;
+mod input;
 mod local;
 mod operator;
 mod parity;
@@ -20,6 +21,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("start", "kubectl apply to the first training step, in parts"),
     ("operator", "memory when idle, and writes to the API server over a job's life"),
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
+    ("input", "images and manifests read beside torchvision, Pillow and pydicom"),
     ("engine", "steps, features, memory and start of the training engine beside PyTorch's usual loop"),
 ];
 
@@ -36,6 +38,7 @@ pub fn run(name: &str) -> Result<()> {
         "operator" => operator::run(),
         "ddp" => ddp::run(),
         "engine" => engine::run(),
+        "input" => input::run(),
         "list" => {
             for (name, about) in ALL {
                 println!("{name:<14} {about}");

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use graft_tests::oci::{Entry, Settings, write_image};
+use graft_tests::sbom;
 use graft_tests::scenario::{OPERATOR_IMAGE, TRAINER_IMAGE};
 
 /// What libtorch opens by name on GPUs, so that no header asks for it: its CUDA half, linear algebra, run-time compilation,
@@ -74,6 +75,10 @@ fn pack(name: &str, binary: &Path, libraries: BTreeMap<String, PathBuf>, target:
         Entry::Bytes { path: "etc/nsswitch.conf".into(), content: b"hosts: files dns\n".to_vec(), mode: 0o644 },
         Entry::File { path: "LICENSE".into(), source: graft_tests::scenario::workspace().join("LICENSE"), mode: 0o644 },
     ];
+    let materials = sbom::of(name, &libraries.keys().cloned().collect::<Vec<_>>())?;
+    for (file, content) in [("sbom.cdx.json", materials.bill), ("licences.txt", materials.licences)] {
+        base.push(Entry::Bytes { path: format!("{}/{file}", sbom::FOLDER), content, mode: 0o644 });
+    }
     for (library, source) in libraries {
         let folder = if library.starts_with("ld-linux") { "lib64" } else { "lib" };
         base.push(Entry::File { path: format!("{folder}/{library}"), source, mode: 0o755 });

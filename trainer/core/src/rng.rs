@@ -34,6 +34,8 @@ pub enum Purpose {
     Augment = 4,
     /// Blends of training images.
     Blend = 5,
+    /// Turns of the classes where they are balanced.
+    Balance = 6,
 }
 
 /// 64 random bits for item `index` of `epoch` under `seed`.

@@ -1,10 +1,11 @@
 //! Which sample goes to which rank in which step. It is a pure function of (seed, epoch, number of samples, global
-//! batch size): the world size only cuts each global batch into shares and never changes the order. It never pads and
-//! never repeats a sample.
+//! batch size, and their classes where these are balanced): the world size only cuts each global batch into shares and never
+//! changes the order. It never pads, and unless classes are balanced it never repeats a sample.
 //!
 //! The order of an epoch is the sample indices sorted by (`rng::bits(seed, Order, epoch, index)`, index). Sorting by
 //! independent 64-bit keys is a uniform permutation but for ties, which need about 2³² samples to be likely.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,41 @@ pub fn permutation(samples: usize, seed: u64, epoch: u32) -> Vec<usize> {
     keyed.into_iter().map(|(_, index)| index).collect()
 }
 
+/// An order of as many samples in which every class comes equally often, within one: rare classes' samples are repeated, and of frequent
+/// classes only a part is seen, another one in each epoch. `classes` has the class of each sample.
+///
+/// Each round of the order has every class once, in an order of its own; each class goes through its samples in a random order and
+/// then through them again in another.
+#[must_use]
+pub fn balanced(classes: &[usize], seed: u64, epoch: u32) -> Vec<usize> {
+    let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (sample, class) in classes.iter().enumerate() {
+        members.entry(*class).or_default().push(sample);
+    }
+    let samples = classes.len() as u64;
+    let mut queues: Vec<(u64, Vec<usize>, Vec<usize>)> = members.into_values().map(|own| (0, own, Vec::new())).collect();
+    let kinds = queues.len() as u64;
+    let mut order = Vec::with_capacity(classes.len());
+    let mut round = 0u64;
+    while order.len() < classes.len() {
+        let mut turn: Vec<(u64, usize)> = (0..kinds).map(|k| (rng::bits(seed, Purpose::Balance, epoch, round * kinds + k), k as usize)).collect();
+        turn.sort_unstable();
+        for (_, kind) in turn.into_iter().take(classes.len() - order.len()) {
+            let (lap, own, left) = &mut queues[kind];
+            if left.is_empty() {
+                let mut keyed: Vec<(u64, usize)> =
+                    own.iter().map(|s| (rng::bits(seed, Purpose::Order, epoch, *lap * samples + *s as u64), *s)).collect();
+                keyed.sort_unstable();
+                *left = keyed.into_iter().rev().map(|(_, sample)| sample).collect();
+                *lap += 1;
+            }
+            order.extend(left.pop());
+        }
+        round += 1;
+    }
+    order
+}
+
 /// The contiguous part of `0..length` that belongs to `rank` of `world`. Sizes differ by at most one, the larger ones
 /// come first; a share is empty when there are more ranks than items. Nothing is repeated, so results of all ranks
 /// joined in rank order are the whole in its order. An empty range for a rank outside the world.
@@ -70,6 +106,8 @@ pub struct Sampler {
     global_batch: usize,
     world: usize,
     seed: u64,
+    /// The class of each sample, if every class is to come equally often.
+    classes: Option<Vec<usize>>,
 }
 
 impl Sampler {
@@ -87,7 +125,13 @@ impl Sampler {
         if global_batch < world {
             return Err(SamplerError::BatchTooSmall { global_batch, world });
         }
-        Ok(Self { samples, global_batch, world, seed })
+        Ok(Self { samples, global_batch, world, seed, classes: None })
+    }
+
+    /// The same with every class equally often, see [`balanced`]; `classes` has the class of each sample.
+    #[must_use]
+    pub fn balanced(self, classes: Vec<usize>) -> Self {
+        Self { samples: classes.len(), classes: Some(classes), ..self }
     }
 
     /// Optimizer steps in one epoch. A last batch smaller than the world joins the one before it, so that no rank
@@ -101,7 +145,11 @@ impl Sampler {
     /// The samples of `epoch` in their order.
     #[must_use]
     pub fn epoch(&self, epoch: u32) -> Epoch<'_> {
-        Epoch { sampler: self, order: permutation(self.samples, self.seed, epoch) }
+        let order = match &self.classes {
+            None => permutation(self.samples, self.seed, epoch),
+            Some(classes) => balanced(classes, self.seed, epoch),
+        };
+        Epoch { sampler: self, order }
     }
 }
 
@@ -193,6 +241,23 @@ mod tests {
             }).sum::<f64>() / world as f64;
             let mean = losses.iter().sum::<f64>() / losses.len() as f64;
             prop_assert!((over_ranks - mean).abs() < 1e-12);
+        }
+
+        #[test]
+        fn balanced_orders_have_every_class_equally_often(classes in prop::collection::vec(0usize..6, 1..200), seed: u64, epoch in 0u32..3) {
+            let order = balanced(&classes, seed, epoch);
+            prop_assert_eq!(order.len(), classes.len());
+            let present: std::collections::BTreeSet<usize> = classes.iter().copied().collect();
+            for class in &present {
+                let own = classes.iter().filter(|c| *c == class).count();
+                let drawn: Vec<usize> = order.iter().copied().filter(|s| classes[*s] == *class).collect();
+                prop_assert!(drawn.len() >= classes.len() / present.len() && drawn.len() <= classes.len().div_ceil(present.len()));
+                // No sample comes again before all others of its class have come.
+                let times = |sample: usize| drawn.iter().filter(|s| **s == sample).count();
+                let all: Vec<usize> = (0..classes.len()).filter(|s| classes[*s] == *class).map(times).collect();
+                prop_assert!(all.iter().max().unwrap() - all.iter().min().unwrap() <= 1, "{own}: {all:?}");
+            }
+            prop_assert_eq!(&order, &balanced(&classes, seed, epoch));
         }
 
         #[test]

@@ -3,7 +3,9 @@
 //! File names do appear as they are; those that look like they are made from names or record numbers are refused by place alone.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 /// A message names at most this many places; the findings themselves keep all.
@@ -166,12 +168,24 @@ impl fmt::Display for DataError {
 
 impl std::error::Error for DataError {}
 
+/// Environment variable with the key of [`pseudonym`]s.
+pub const PSEUDONYM_KEY: &str = "GRAFT_PSEUDONYM_KEY";
+
+static KEY: LazyLock<Option<Vec<u8>>> =
+    LazyLock::new(|| std::env::var_os(PSEUDONYM_KEY).filter(|key| !key.is_empty()).map(std::ffi::OsString::into_encoded_bytes));
+
 /// The name under which a patient appears in messages and reports: `patient#` and the first eight hexadecimal digits of
-/// the id's SHA-256. It lets two mentions be matched without showing the id; it is no protection against someone who
-/// can guess ids, so it is never a substitute for access control on the reports.
+/// the id's HMAC-SHA-256 under the key in the environment, or of its SHA-256 where there is none. It lets two mentions be matched
+/// without showing the id. Without a key it is no protection against someone who can guess ids.
 #[must_use]
 pub fn pseudonym(patient: &str) -> String {
-    let digest = Sha256::digest(patient);
+    named(patient, KEY.as_deref())
+}
+
+fn named(patient: &str, key: Option<&[u8]>) -> String {
+    // A key of any length is taken.
+    let keyed = key.and_then(|key| Hmac::<Sha256>::new_from_slice(key).ok());
+    let digest: [u8; 32] = keyed.map_or_else(|| Sha256::digest(patient).into(), |mac| mac.chain_update(patient).finalize().into_bytes().into());
     format!("patient#{}", digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
@@ -202,6 +216,14 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_makes_other_pseudonyms() {
+        // printf 12345 | openssl dgst -sha256, and with -hmac secret
+        assert_eq!(named("12345", None), "patient#5994471a");
+        assert_eq!(named("12345", Some(b"secret")), "patient#f88c7ebe");
+        assert_ne!(named("12345", Some(b"other")), named("12345", Some(b"secret")));
+    }
 
     #[test]
     fn a_message_is_capped_and_says_so() {

@@ -22,6 +22,7 @@ use graft_crds::architectures::{Family, Padding};
 use graft_torch::memory;
 use graft_torch::tch::{self, Device, TchError, Tensor};
 use layers::Layer;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 /// What a tensor of a state dict is.
@@ -153,6 +154,9 @@ pub struct Model {
     device: Device,
     tensors: Vec<NamedTensor>,
     stages: Vec<Stage>,
+    /// The first stages with batch normalisation folded in, of those that are frozen; made when they are first needed, and thrown away when
+    /// what is frozen may change.
+    folded: RefCell<Vec<Stage>>,
     pool: Vec<Layer>,
     head: Head,
     width: i64,
@@ -190,7 +194,8 @@ fn assemble(architecture: Architecture, classes: i64, mut builder: Builder) -> R
         };
         let (weight, bias) = builder.head(head_name, shape)?;
         let head = Head { name: head_name, weight, bias, dropout, form: HeadForm::Pooled };
-        Ok(Model { architecture, device, tensors: builder.tensors, stages, pool, head, width, classes })
+        let folded = RefCell::default();
+        Ok(Model { architecture, device, tensors: builder.tensors, stages, folded, pool, head, width, classes })
     })
     .map_err(torch("build a model"))
 }
@@ -293,6 +298,7 @@ impl Model {
                 return Err(ModelError::UnknownLayer { name, architecture, known: self.groups() });
             }
         }
+        self.folded.borrow_mut().clear();
         let mut summary = TrainableSummary { trained: 0, frozen: 0, groups: Vec::new() };
         for named in self.parameters() {
             let trained = self.is_head(&named.name) || prefixes.iter().any(|p| fits(&named.name, p.as_ref()));
@@ -344,8 +350,14 @@ impl Model {
         self.head.form = form;
     }
 
+    /// Values were loaded into its tensors.
+    pub(crate) fn loaded(&mut self) {
+        self.folded.get_mut().clear();
+    }
+
     /// Lays all convolutions' weights out in channels-last order, which is faster with inputs in that order.
     pub fn set_channels_last(&mut self) -> Result<(), ModelError> {
+        self.folded.get_mut().clear();
         for named in &mut self.tensors {
             memory::set_channels_last(&mut named.tensor)?;
         }
@@ -354,10 +366,16 @@ impl Model {
 
     fn map(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
         let first = self.stages.iter().position(|s| layers::trains(&s.0)).unwrap_or(self.stages.len());
-        let (frozen, trained) = self.stages.split_at(first);
         let run = |x: Tensor, stages: &[Stage], mode| stages.iter().try_fold(x, |x, s| layers::run(&s.0, &x, mode));
-        let x = tch::no_grad(|| run(images.shallow_clone(), frozen, Mode::Evaluate))?;
-        run(x, trained, mode)
+        let x = tch::no_grad(|| {
+            let mut folded = self.folded.borrow_mut();
+            while folded.len() < first {
+                let next = layers::folded(&self.stages[folded.len()].0)?;
+                folded.push(Stage(next));
+            }
+            run(images.shallow_clone(), &folded[..first], Mode::Evaluate)
+        })?;
+        run(x, &self.stages[first..], mode)
     }
 
     fn linear(&self, features: &Tensor, mode: Mode) -> Result<Tensor, TchError> {

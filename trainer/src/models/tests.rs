@@ -105,6 +105,39 @@ fn channels_last_changes_no_result() {
 }
 
 #[test]
+fn folding_what_is_frozen_changes_no_result() {
+    for architecture in [Architecture::ResNet18, Architecture::DenseNet121, Architecture::MobileNetV3Small, Architecture::EfficientNetB0] {
+        let mut m = model(architecture);
+        // Statistics and scales that are not those of fresh layers.
+        tch::no_grad(|| {
+            for named in m.tensors() {
+                let t = || named.tensor.shallow_clone();
+                if named.name.ends_with("running_mean") {
+                    let _ = t().uniform_(-0.2, 0.2);
+                } else if named.name.ends_with("running_var") || named.tensor.dim() == 1 && named.name.ends_with("weight") {
+                    let _ = t().uniform_(0.5, 1.5);
+                }
+            }
+        });
+        m.loaded();
+        let x = images(2, 64);
+        m.set_trainable(&["*"]).unwrap();
+        let whole = m.features(&x, Mode::Evaluate).unwrap().detach();
+        m.set_trainable::<&str>(&[]).unwrap();
+        let folded = m.features(&x, Mode::Evaluate).unwrap();
+        let (error, scale) = ((&folded - &whole).abs().max().double_value(&[]), whole.abs().max().double_value(&[]));
+        assert!(error <= 1e-4 * scale && error > 0.0, "{}: {error} of {scale}", architecture.name());
+        // New values in the tensors are seen once that is said.
+        tch::no_grad(|| {
+            let last = m.tensors().iter().rev().find(|t| t.tensor.dim() == 4).unwrap();
+            let _ = last.tensor.shallow_clone().zero_();
+        });
+        m.loaded();
+        assert!((m.features(&x, Mode::Evaluate).unwrap() - &folded).abs().max().double_value(&[]) > 1e-3 * scale);
+    }
+}
+
+#[test]
 fn a_wrong_input_is_an_error_and_not_a_panic() {
     let m = model(Architecture::SqueezeNet11);
     let grey = Tensor::zeros([1, 1, 64, 64], (tch::Kind::Float, Device::Cpu));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
-use graft_crds::spec::{FineTune, Keep, ScheduleName, TaskType};
+use graft_crds::spec::{FineTune, Keep, Sampling, ScheduleName, TaskType};
 use graft_data::Split;
 use graft_torch::tch::{Kind, Tensor, no_grad};
 use graft_torch::{Reducer, ReducerSettings, Reduction, device};
@@ -40,6 +40,10 @@ pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTun
     let batch = usize::try_from(settings.global_batch_size).unwrap_or(1).min(train);
     let sampler =
         Sampler::new(train, batch, rank.world, recipe.seed).map_err(|e| Failure::user("InvalidBatchSize", format!("spec.fineTune: {e}")))?;
+    let sampler = match settings.sampling {
+        Sampling::All => sampler,
+        Sampling::Balanced => sampler.balanced(recipe.dataset.split(Split::Train).iter().map(|sample| sample.label).collect()),
+    };
     let epochs = u64::try_from(settings.epochs).unwrap_or(1);
     if let Some(probability) = &settings.dropout {
         recipe.model.set_dropout(probability.value());

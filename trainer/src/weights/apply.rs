@@ -44,6 +44,7 @@ pub fn apply(model: &mut Model, weights: &Weights, head: HeadPolicy) -> Result<L
     let plan = plan(model, weights, head)?;
     tch::no_grad(|| plan.copies.into_iter().try_for_each(|(mut target, source)| target.f_copy_(&source)))
         .map_err(|e| graft_torch::Error::from_tch("load weights", &e))?;
+    model.loaded();
     if plan.whole_head {
         let pooled = weights.metadata.get(HEAD_FORM_KEY).is_some_and(|form| form == HeadForm::Pooled.name());
         model.set_head_form(if pooled { HeadForm::Pooled } else { HeadForm::published(model.architecture()) });

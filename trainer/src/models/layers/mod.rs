@@ -4,12 +4,14 @@
 mod attention;
 mod conv;
 mod cost;
+mod fold;
 mod norm;
 
 pub(crate) use attention::resampled;
 pub(super) use attention::{Attention, Tokens};
 pub(super) use conv::Conv;
 pub(super) use cost::Walk;
+pub(super) use fold::folded;
 pub(super) use norm::{BatchNorm, Channels, LayerNorm, Norm};
 
 use graft_torch::tch::{TchError, Tensor};

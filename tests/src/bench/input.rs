@@ -1,0 +1,159 @@
+//! Reading images beside torchvision, Pillow and pydicom: decoded, resized and cropped by one thread on both sides, from the same
+//! files in the page cache; from memory after the first epoch; and the manifest of ChestX-ray14's 112,120 rows.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use graft_crds::Architecture;
+use graft_crds::spec::{Data, Task};
+use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Sample, Split, manifest};
+use serde_json::Value;
+
+use super::conditions;
+use crate::programs::cache;
+use crate::report::{Aim, Row, print};
+use crate::scenario;
+
+const ROUNDS: usize = 5;
+/// Images of a batch.
+const BATCH: usize = 32;
+
+pub(super) fn run() -> Result<()> {
+    let data = scenario::real_data().context("set GRAFT_DATA to the folder of real data")?;
+    let work = tempfile::tempdir()?;
+    // First, while the process is small: its memory is measured.
+    let mut rows = table(&data, work.path())?;
+    let pngs = below(&data.join("covid-ct/images"))?;
+    let png_list = listed(work.path(), "png.txt", &pngs)?;
+    let folder = work.path().join("jpegs");
+    std::fs::create_dir(&folder)?;
+    python(&["jpegs", &png_list, &folder.to_string_lossy()])?;
+    let jpegs = below(&folder)?;
+    let jpeg_list = listed(work.path(), "jpeg.txt", &jpegs)?;
+    let dicom: Vec<PathBuf> = python(&["lossless", &data.join("dicom").to_string_lossy()])?.lines().map(PathBuf::from).collect();
+    let dicom_list = listed(work.path(), "dicom.txt", &dicom)?;
+    for (name, files, list, peer, aim) in [
+        ("covid-ct's PNGs", &pngs, &png_list, "torchvision", 2.0),
+        ("covid-ct's PNGs", &pngs, &png_list, "pillow", 2.0),
+        ("JPEGs of 512 x 512", &jpegs, &jpeg_list, "torchvision", 2.0),
+        ("JPEGs of 512 x 512", &jpegs, &jpeg_list, "pillow", 2.0),
+        ("DICOM, JPEG lossless", &dicom, &dicom_list, "pydicom", 1.5),
+    ] {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            ours.push(epochs(files, 0)?);
+            theirs.push(peers(peer, list)?);
+            println!("{name}, round {round}: {:.1} beside {peer}'s {:.1} images/s", ours[round], theirs[round]);
+        }
+        rows.push(Row::of_runs(format!("{name} beside {peer}, {} files", files.len()), &ours, "images/s", &theirs, Aim::AtLeast(aim)));
+    }
+    for (name, files, list) in [("covid-ct's PNGs", &pngs, &png_list), ("JPEGs of 512 x 512", &jpegs, &jpeg_list)] {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            ours.push(epochs(files, 1 << 30)?);
+            theirs.push(peers("torchvision", list)?);
+        }
+        let name = format!("{name} after the first epoch beside torchvision, which decodes anew");
+        rows.push(Row::of_runs(name, &ours, "images/s", &theirs, Aim::AtLeast(20.0)));
+    }
+    print("input", &conditions(), &rows);
+    Ok(())
+}
+
+/// Files below a folder, sorted.
+fn below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    Ok(files)
+}
+
+fn listed(work: &Path, name: &str, files: &[PathBuf]) -> Result<String> {
+    let path = work.join(name);
+    std::fs::write(&path, files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// What `tests/reference/input.py` prints.
+fn python(arguments: &[&str]) -> Result<String> {
+    let python = cache().join("reference-venv/bin/python");
+    anyhow::ensure!(python.is_file(), "{} is missing; `cargo xtask reference --environment-only` makes it", python.display());
+    let output = Command::new(python).arg(scenario::workspace().join("tests/reference/input.py")).args(arguments).output()?;
+    anyhow::ensure!(output.status.success(), "input.py {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn peers(peer: &str, list: &str) -> Result<f64> {
+    let result: Value = serde_json::from_str(python(&[peer, list])?.trim())?;
+    result["images_per_second"].as_f64().context("images_per_second")
+}
+
+/// Images per second in the second of two epochs with one thread and a cache of this many bytes.
+fn epochs(files: &[PathBuf], cache: usize) -> Result<f64> {
+    let sample = |path: &PathBuf| {
+        let (key, place) = (path.display().to_string(), path.display().to_string());
+        Sample { path: path.clone(), slice: None, key, label: 0, findings: Vec::new(), patient: None, row: None, place, split: Split::Train }
+    };
+    let geometry = Geometry::resolve(Architecture::ResNet18, None)?;
+    let mut loader = Loader::new(files.iter().map(sample).collect(), geometry, Reading::default(), 1, DecodeCache::new(cache));
+    let all: Vec<usize> = (0..files.len()).collect();
+    let mut epoch = || -> Result<f64> {
+        let began = Instant::now();
+        for chunk in all.chunks(BATCH) {
+            std::hint::black_box(loader.batch(chunk)?);
+        }
+        Ok(files.len() as f64 / began.elapsed().as_secs_f64())
+    };
+    epoch()?;
+    epoch()
+}
+
+/// ChestX-ray14's table as a manifest: parsed, checked and grouped by patient.
+fn table(data: &Path, work: &Path) -> Result<Vec<Row>> {
+    let folder = work.join("chest");
+    std::fs::create_dir_all(folder.join("images"))?;
+    let table = folder.join("Data_Entry_2017_v2020.csv.gz");
+    std::fs::copy(data.join("tables/Data_Entry_2017_v2020.csv.gz"), &table)?;
+    // The official lists are not at hand: every fifth patient is for testing. The images are empty, for nothing is decoded.
+    let names = image_names(&table)?;
+    let (mut train, mut test) = (String::new(), String::new());
+    for name in &names {
+        std::fs::write(folder.join("images").join(name), b"")?;
+        let list = if name[..8].parse::<u32>().unwrap_or(0) % 5 == 0 { &mut test } else { &mut train };
+        list.push_str(&format!("{name}\n"));
+    }
+    std::fs::write(folder.join("train_val_list.txt"), train)?;
+    std::fs::write(folder.join("test_list.txt"), test)?;
+    let written = manifest::write(&folder, None)?;
+    let job: Value = serde_saphyr::from_str(&written.snippet)?;
+    let (task, spec): (Task, Data) = (serde_json::from_value(job["task"].clone())?, serde_json::from_value(job["data"].clone())?);
+    // The peak so far is forgotten (proc_pid_clear_refs(5)), where the kernel allows it.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let before = memory("VmRSS:");
+    let mut seconds = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let dataset = Dataset::load(&spec, &task, 0)?;
+        seconds.push(began.elapsed().as_secs_f64());
+        anyhow::ensure!(dataset.samples.len() == written.rows, "{} of {} rows", dataset.samples.len(), written.rows);
+    }
+    let (name, megabytes) = (format!("{} rows of ChestX-ray14 read, checked and grouped", written.rows), memory("VmHWM:") - before);
+    Ok(vec![
+        Row::new(name, crate::report::median(&seconds), "s", Aim::AtMost(0.3)),
+        Row::new("memory of it at most, beside what the process had", megabytes, "MiB", Aim::AtMost(100.0)),
+    ])
+}
+
+fn image_names(table: &Path) -> Result<Vec<String>> {
+    let output = Command::new("gzip").arg("-dc").arg(table).output().context("starting gzip")?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().skip(1).filter_map(|line| Some(line.split(',').next()?.to_owned())).collect())
+}
+
+/// A line of this process's status, in MiB.
+fn memory(field: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse::<f64>().ok());
+    kilobytes.unwrap_or(f64::NAN) / 1024.0
+}
