@@ -33,13 +33,31 @@ const FOR_A_NODE: &[Need] = &[
 /// # Errors
 /// Something is missing that cannot be installed here; the message names it.
 pub fn everything() -> Result<Cargo> {
+    let cargo = compilers()?;
+    programs(&cargo)?;
+    Ok(cargo)
+}
+
+/// What compiling needs: packages and libtorch.
+///
+/// # Errors
+/// As [`everything`].
+pub fn compilers() -> Result<Cargo> {
     packages()?;
+    if machine::can_hold_a_node() && machine::program("go").is_none() {
+        bail!("go is missing: the test cluster is compiled from Kubernetes' own Go modules; install Go 1.26 or newer");
+    }
     let cargo = Cargo::find()?;
     eprintln!("── libtorch {}: {} ({})", crate::libtorch::VERSION, cargo.libtorch.folder.display(), cargo.libtorch.origin);
+    Ok(cargo)
+}
+
+/// The programs of the test cluster.
+///
+/// # Errors
+/// As [`everything`].
+pub fn programs(cargo: &Cargo) -> Result<()> {
     if machine::can_hold_a_node() {
-        if machine::program("go").is_none() {
-            bail!("go is missing: the test cluster is compiled from Kubernetes' own Go modules; install Go 1.26 or newer");
-        }
         cargo.binary("testcluster")?;
         run::step("programs of the test cluster (about 12 minutes at first, then cached)", || {
             run::through(cargo.built("testcluster")?.arg("programs"))
@@ -47,7 +65,7 @@ pub fn everything() -> Result<Cargo> {
     } else {
         eprintln!("── no test cluster on this machine: a node needs Linux, root and cgroups; the demo then trains without one");
     }
-    Ok(cargo)
+    Ok(())
 }
 
 /// Install missing Debian packages as root on Debian, and name what is missing elsewhere.

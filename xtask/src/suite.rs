@@ -83,9 +83,11 @@ fn finish(tally: Tally, notes: &[String]) -> Result<()> {
 }
 
 fn everything(tally: &mut Tally, notes: &mut Vec<String>) -> Result<()> {
-    let cargo = setup::everything()?;
+    let cargo = setup::compilers()?;
     lints(&cargo, tally, notes);
+    // Before the cluster's programs, whose own program would be compiled alone and leave processors idle.
     cargo.everything()?;
+    setup::programs(&cargo)?;
     if machine::can_hold_a_node() {
         image::build(image::Accelerator::None)?;
     }
