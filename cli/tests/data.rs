@@ -3,26 +3,16 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
-#[path = "../../trainer/tests/hashed/mod.rs"]
-mod hashed;
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use common::{Run, Site, graft};
-use graft_crds::Architecture;
-use graft_torch::tch::Device;
-use graft_trainer::{models, weights};
 use serde_json::{Value, json};
 
 /// Beside the phantom's manifest, the same images with two findings: `lists.csv` as ChestX-ray14 has them, `columns.csv` as CheXpert.
 /// A lesion is what it was; every second patient has a device, and of every fifth image nobody said whether.
 fn site() -> Site {
-    let site = Site::new();
-    let architecture = Architecture::MobileNetV1x025;
-    let model = models::build(architecture, 2, architecture.padding(), Device::Cpu, 0).unwrap();
-    let tensors: Vec<_> = model.tensors().iter().map(|t| (t.name.clone(), hashed::values(&t.name, &t.tensor.size()))).collect();
-    weights::save_safetensors(&site.path("weights.safetensors"), tensors.iter().map(|(n, t)| (n.as_str(), t)), &BTreeMap::new()).unwrap();
+    let site = Site::with_a_signal();
     let (mut lists, mut columns) = ("image,found,split,patient\n".to_owned(), "image,lesion,device,split,patient\n".to_owned());
     for (index, row) in csv::Reader::from_path(site.path("phantom/manifest.csv")).unwrap().records().enumerate() {
         let row = row.unwrap();

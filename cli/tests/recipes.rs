@@ -3,26 +3,13 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
-#[path = "../../trainer/tests/hashed/mod.rs"]
-mod hashed;
 
 use std::collections::BTreeMap;
 
 use common::{Run, Site, graft};
-use graft_crds::Architecture;
-use graft_torch::tch::{Device, Tensor};
-use graft_trainer::{models, weights};
+use graft_torch::tch::Tensor;
+use graft_trainer::weights;
 use serde_json::{Value, json};
-
-/// A site whose weights carry a signal: through fresh ones hardly any gradient comes.
-fn site() -> Site {
-    let site = Site::new();
-    let architecture = Architecture::MobileNetV1x025;
-    let model = models::build(architecture, 2, architecture.padding(), Device::Cpu, 0).unwrap();
-    let tensors: Vec<(String, Tensor)> = model.tensors().iter().map(|t| (t.name.clone(), hashed::values(&t.name, &t.tensor.size()))).collect();
-    weights::save_safetensors(&site.path("weights.safetensors"), tensors.iter().map(|(n, t)| (n.as_str(), t)), &BTreeMap::new()).unwrap();
-    site
-}
 
 fn tuned(settings: Value) -> impl FnOnce(&mut Value) {
     move |job| {
@@ -47,7 +34,7 @@ fn column(site: &Site, name: &str, column: &str) -> Vec<String> {
 
 #[test]
 fn augmented_and_blended_training_does_not_depend_on_the_ranks() {
-    let site = site();
+    let site = Site::with_a_signal();
     for (name, ranks, accumulate) in [("alone", 1, 1), ("ranks", 3, 1), ("parts", 1, 4)] {
         site.run(name, |job| {
             job["spec"]["workers"]["processes"] = ranks.into();
@@ -70,7 +57,7 @@ fn augmented_and_blended_training_does_not_depend_on_the_ranks() {
 
 #[test]
 fn balanced_focal_training_does_not_depend_on_the_ranks() {
-    let site = site();
+    let site = Site::with_a_signal();
     // Two thirds of the lesions go, so that the weights are not 1.
     site.manifest(|row, line| (!line.contains(",lesion,train,") || row % 3 == 0).then(|| line.to_owned()));
     for ranks in [1, 3] {
@@ -90,7 +77,7 @@ fn balanced_focal_training_does_not_depend_on_the_ranks() {
 
 #[test]
 fn balanced_sampling_does_not_depend_on_the_ranks() {
-    let site = site();
+    let site = Site::with_a_signal();
     site.manifest(|row, line| (!line.contains(",lesion,train,") || row % 3 == 0).then(|| line.to_owned()));
     let settings =
         |sampling: &str| json!({"epochs": 1, "globalBatchSize": 8, "optimizer": {"name": "sgd", "learningRate": "0.05"}, "sampling": sampling});
@@ -108,7 +95,7 @@ fn balanced_sampling_does_not_depend_on_the_ranks() {
 
 #[test]
 fn each_optimizer_and_schedule_trains() {
-    let site = site();
+    let site = Site::with_a_signal();
     for (name, optimizer) in [
         ("nesterov", json!({"name": "sgd", "learningRate": "0.01", "nesterov": true, "weightDecay": "1e-4", "decay": "matrices"})),
         ("adamw", json!({"name": "adamw", "learningRate": "1e-3", "weightDecay": "0.05", "layerDecay": "0.7", "headLearningRate": "1e-2"})),
@@ -124,7 +111,7 @@ fn each_optimizer_and_schedule_trains() {
 
 #[test]
 fn layers_thaw_one_by_one_and_a_pull_keeps_them_near() {
-    let site = site();
+    let site = Site::with_a_signal();
     let start = weights::load(&site.path("weights.safetensors"), None).unwrap().tensors;
     let run = site.run("thaw", tuned(json!({"epochs": 2, "thawEveryEpochs": 1, "keep": "last"})));
     // The second of two epochs trains the last layer of the list only.
@@ -148,7 +135,7 @@ fn layers_thaw_one_by_one_and_a_pull_keeps_them_near() {
 
 #[test]
 fn a_probed_head_begins_fine_tuning_and_may_stay() {
-    let site = site();
+    let site = Site::with_a_signal();
     let first = |name: &str, settings: Value, head: Value| {
         site.run(name, |job| {
             job["spec"]["head"] = head;
@@ -173,7 +160,7 @@ fn a_probed_head_begins_fine_tuning_and_may_stay() {
 
 #[test]
 fn training_stops_when_it_no_longer_helps() {
-    let site = site();
+    let site = Site::with_a_signal();
     // A rate that soon makes things worse.
     let run = site.run("worse", tuned(json!({"epochs": 40, "patienceEpochs": 2, "optimizer": {"name": "sgd", "learningRate": "0.3"}})));
     let losses: Vec<f64> = column(&site, "worse", "validation_loss").iter().map(|l| l.parse().unwrap()).collect();
@@ -184,7 +171,7 @@ fn training_stops_when_it_no_longer_helps() {
 
 #[test]
 fn an_average_of_the_weights_is_kept_in_their_place() {
-    let site = site();
+    let site = Site::with_a_signal();
     let settings = |decay: Option<&str>| {
         let mut settings = json!({"epochs": 2, "keep": "last", "optimizer": {"name": "sgd", "learningRate": "0.05"}});
         if let Some(decay) = decay {
@@ -203,7 +190,7 @@ fn an_average_of_the_weights_is_kept_in_their_place() {
 
 #[test]
 fn a_run_with_everything_on_resumes_to_the_same_bits() {
-    let site = site();
+    let site = Site::with_a_signal();
     let all = || {
         tuned(json!({
             "epochs": 10, "thawEveryEpochs": 2, "emaDecay": "0.9", "dropout": "0.2", "headFirst": true, "accumulate": 2,
@@ -231,7 +218,7 @@ fn a_run_with_everything_on_resumes_to_the_same_bits() {
 
 #[test]
 fn a_diverging_loss_names_step_rate_and_samples() {
-    let site = site();
+    let site = Site::with_a_signal();
     // The first epoch is sound, the second is not.
     let schedule = json!({"name": "step", "stepEpochs": 1, "gamma": "1e40"});
     let job = site.job("wild", tuned(json!({"epochs": 3, "optimizer": {"name": "sgd", "learningRate": "1e-2"}, "schedule": schedule})));
@@ -246,7 +233,7 @@ fn a_diverging_loss_names_step_rate_and_samples() {
 
 #[test]
 fn bfloat16_computes_where_the_processor_can_and_says_so_where_not() {
-    let site = site();
+    let site = Site::with_a_signal();
     let settings = |precision: &str| tuned(json!({"epochs": 1, "precision": precision, "optimizer": {"name": "sgd", "learningRate": "0.01"}}));
     site.run("single", settings("fp32"));
     let run = site.run("half", settings("bf16"));
@@ -261,7 +248,7 @@ fn bfloat16_computes_where_the_processor_can_and_says_so_where_not() {
 
 #[test]
 fn settings_out_of_range_are_refused_by_name() {
-    let site = site();
+    let site = Site::with_a_signal();
     for (settings, field) in [
         (json!({"optimizer": {"learningRate": "0"}}), "learningRate"),
         (json!({"optimizer": {"layerDecay": "1.5"}}), "layerDecay"),

@@ -3,8 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
-#[path = "../../trainer/tests/hashed/mod.rs"]
-mod hashed;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,10 +38,7 @@ fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
 #[test]
 fn one_step_on_two_ranks_is_pytorchs_step_on_the_joint_batch() {
     let site = Site::new();
-    let architecture = Architecture::MobileNetV1x025;
-    let model = models::build(architecture, 3, architecture.padding(), Device::Cpu, 0).unwrap();
-    let begin: BTreeMap<String, Tensor> = model.tensors().iter().map(|t| (t.name.clone(), hashed::values(&t.name, &t.tensor.size()))).collect();
-    weights::save_safetensors(&site.path("hashed.safetensors"), begin.iter().map(|(n, t)| (n.as_str(), t)), &BTreeMap::new()).unwrap();
+    let begin = site.hashed_weights("hashed.safetensors", 3);
     let golden = golden("one-step");
     site.run("step", |job| {
         let spec = &mut job["spec"];

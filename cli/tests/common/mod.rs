@@ -1,6 +1,9 @@
 //! A small place to train in: phantom slices, fresh weights of the smallest backbone, and jobs that change a field or two.
 #![allow(dead_code, clippy::unwrap_used)] // Each test program uses its own part of this.
 
+#[path = "../../../trainer/tests/hashed/mod.rs"]
+mod hashed;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,22 @@ impl Site {
         let tensors = model.tensors().iter().map(|t| (t.name.as_str(), &t.tensor));
         weights::save_safetensors(&folder.path().join("weights.safetensors"), tensors, &BTreeMap::new()).unwrap();
         Self { folder }
+    }
+
+    /// The same with weights that carry a signal: through fresh ones hardly any gradient comes.
+    pub fn with_a_signal() -> Self {
+        let site = Self::new();
+        site.hashed_weights("weights.safetensors", 2);
+        site
+    }
+
+    /// Weights from an integer hash, for so many classes, written into this file.
+    pub fn hashed_weights(&self, file: &str, classes: i64) -> BTreeMap<String, Tensor> {
+        let architecture = Architecture::MobileNetV1x025;
+        let model = models::build(architecture, classes, architecture.padding(), Device::Cpu, 0).unwrap();
+        let tensors: BTreeMap<String, Tensor> = model.tensors().iter().map(|t| (t.name.clone(), hashed::values(&t.name, &t.tensor.size()))).collect();
+        weights::save_safetensors(&self.path(file), tensors.iter().map(|(n, t)| (n.as_str(), t)), &BTreeMap::new()).unwrap();
+        tensors
     }
 
     pub fn path(&self, inner: &str) -> PathBuf {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::conditions;
+use super::{conditions, memory_of};
 use crate::programs::cache;
 use crate::report::{Aim, Row, print};
 use crate::scenario;
@@ -265,11 +265,7 @@ impl Told {
 
 /// The sum of the largest resident memories of a process's children so far; `taskset` is replaced by what it starts.
 fn children_peak(parent: u32) -> f64 {
-    let peak = |child: &str| -> Option<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{child}/status")).ok()?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-        Some(1024.0 * line.split_whitespace().next()?.parse::<f64>().ok()?)
-    };
+    let peak = |child: &str| memory_of(child, "VmHWM:").ok();
     let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
     lists.map(|list| list.split_whitespace().filter_map(peak).sum::<f64>()).sum()

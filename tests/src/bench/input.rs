@@ -11,12 +11,12 @@ use graft_crds::spec::{Data, Task};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Sample, Split, manifest};
 use serde_json::Value;
 
-use super::conditions;
-use crate::programs::cache;
+use super::{conditions, local, memory_of};
 use crate::report::{Aim, Row, print};
 use crate::scenario;
 
 const ROUNDS: usize = 5;
+const SCRIPT: &str = "input.py";
 /// Images of a batch.
 const BATCH: usize = 32;
 
@@ -29,10 +29,10 @@ pub(super) fn run() -> Result<()> {
     let png_list = listed(work.path(), "png.txt", &pngs)?;
     let folder = work.path().join("jpegs");
     std::fs::create_dir(&folder)?;
-    python(&["jpegs", &png_list, &folder.to_string_lossy()])?;
+    local::told(SCRIPT, &["jpegs", &png_list, &folder.to_string_lossy()])?;
     let jpegs = below(&folder)?;
     let jpeg_list = listed(work.path(), "jpeg.txt", &jpegs)?;
-    let dicom: Vec<PathBuf> = python(&["lossless", &data.join("dicom").to_string_lossy()])?.lines().map(PathBuf::from).collect();
+    let dicom: Vec<PathBuf> = local::told(SCRIPT, &["lossless", &data.join("dicom").to_string_lossy()])?.lines().map(PathBuf::from).collect();
     let dicom_list = listed(work.path(), "dicom.txt", &dicom)?;
     for (name, files, list, peer, aim) in [
         ("covid-ct's PNGs", &pngs, &png_list, "torchvision", 2.0),
@@ -75,18 +75,8 @@ fn listed(work: &Path, name: &str, files: &[PathBuf]) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// What `tests/reference/input.py` prints.
-fn python(arguments: &[&str]) -> Result<String> {
-    let python = cache().join("reference-venv/bin/python");
-    anyhow::ensure!(python.is_file(), "{} is missing; `cargo xtask reference --environment-only` makes it", python.display());
-    let output = Command::new(python).arg(scenario::workspace().join("tests/reference/input.py")).args(arguments).output()?;
-    anyhow::ensure!(output.status.success(), "input.py {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr).trim());
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 fn peers(peer: &str, list: &str) -> Result<f64> {
-    let result: Value = serde_json::from_str(python(&[peer, list])?.trim())?;
-    result["images_per_second"].as_f64().context("images_per_second")
+    local::reference(SCRIPT, &[peer, list])?["images_per_second"].as_f64().context("images_per_second")
 }
 
 /// Images per second in the second of two epochs with one thread and a cache of this many bytes.
@@ -130,7 +120,7 @@ fn table(data: &Path, work: &Path) -> Result<Vec<Row>> {
     let (task, spec): (Task, Data) = (serde_json::from_value(job["task"].clone())?, serde_json::from_value(job["data"].clone())?);
     // The peak so far is forgotten (proc_pid_clear_refs(5)), where the kernel allows it.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let before = memory("VmRSS:");
+    let before = memory_of("self", "VmRSS:")?;
     let mut seconds = Vec::new();
     for _ in 0..ROUNDS {
         let began = Instant::now();
@@ -138,7 +128,8 @@ fn table(data: &Path, work: &Path) -> Result<Vec<Row>> {
         seconds.push(began.elapsed().as_secs_f64());
         anyhow::ensure!(dataset.samples.len() == written.rows, "{} of {} rows", dataset.samples.len(), written.rows);
     }
-    let (name, megabytes) = (format!("{} rows of ChestX-ray14 read, checked and grouped", written.rows), memory("VmHWM:") - before);
+    let (name, megabytes) =
+        (format!("{} rows of ChestX-ray14 read, checked and grouped", written.rows), (memory_of("self", "VmHWM:")? - before) / 1_048_576.0);
     Ok(vec![
         Row::new(name, crate::report::median(&seconds), "s", Aim::AtMost(0.3)),
         Row::new("memory of it at most, beside what the process had", megabytes, "MiB", Aim::AtMost(100.0)),
@@ -149,11 +140,4 @@ fn image_names(table: &Path) -> Result<Vec<String>> {
     let output = Command::new("gzip").arg("-dc").arg(table).output().context("starting gzip")?;
     let text = String::from_utf8(output.stdout)?;
     Ok(text.lines().skip(1).filter_map(|line| Some(line.split(',').next()?.to_owned())).collect())
-}
-
-/// A line of this process's status, in MiB.
-fn memory(field: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse::<f64>().ok());
-    kilobytes.unwrap_or(f64::NAN) / 1024.0
 }

@@ -34,6 +34,12 @@ pub(super) fn json(path: &Path) -> Result<Value> {
 
 /// Run a script of `tests/reference` with the reference environment's Python; gives the JSON of its last line.
 pub(super) fn reference(script: &str, arguments: &[&str]) -> Result<Value> {
+    let text = told(script, arguments)?;
+    Ok(serde_json::from_str(text.lines().last().unwrap_or_default())?)
+}
+
+/// The same; gives all that it prints.
+pub(super) fn told(script: &str, arguments: &[&str]) -> Result<String> {
     let python = crate::programs::cache().join("reference-venv/bin/python");
     if !python.is_file() {
         bail!("{} is missing; `cargo xtask reference` makes it", python.display());
@@ -43,6 +49,5 @@ pub(super) fn reference(script: &str, arguments: &[&str]) -> Result<Value> {
     if !output.status.success() {
         bail!("{script}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(serde_json::from_str(text.lines().last().unwrap_or_default())?)
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

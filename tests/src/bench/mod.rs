@@ -10,7 +10,7 @@ mod operator;
 mod parity;
 mod start;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 /// Every benchmark with what it measures.
@@ -47,6 +47,13 @@ pub fn run(name: &str) -> Result<()> {
         }
         other => bail!("there is no benchmark {other:?}; `cargo xtask bench list` shows them"),
     }
+}
+
+/// A line such as `VmRSS:` of a process's status, in bytes.
+fn memory_of(process: &str, field: &str) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(field)).and_then(|value| value.split_whitespace().next());
+    Ok(1024.0 * kib.with_context(|| format!("process {process} has no {field}"))?.parse::<f64>()?)
 }
 
 /// What a figure depends on.

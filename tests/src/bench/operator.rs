@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use graft_crds::status::Phase;
 use serde_json::Value;
 
-use super::conditions;
+use super::{conditions, memory_of};
 use crate::lab::Lab;
 use crate::report::{Aim, Row, print};
 
@@ -31,7 +31,7 @@ enum Write {
 pub(super) fn run() -> Result<()> {
     let lab = Lab::start()?;
     std::thread::sleep(Duration::from_secs(5));
-    let idle = resident_mib(lab.operator.pid())?;
+    let idle = memory_of(&lab.operator.pid().to_string(), "VmRSS:")? / 1_048_576.0;
     let end = lab.run_example()?;
     if end.phase != Some(Phase::Succeeded) {
         bail!("the job did not succeed: {:?}", end.failure);
@@ -50,7 +50,7 @@ pub(super) fn run() -> Result<()> {
         Row::beside("API writes to Running (peer: training-operator)", to_running, "writes", TRAINING_OPERATOR_WRITES_TO_RUNNING, Aim::None),
         Row::new("API writes, whole life without progress", count(writes.len() - progress), "writes", Aim::AtMost(15.0)),
         Row::new("API writes for progress", count(progress), "writes", Aim::None),
-        Row::new("operator RSS after the job", resident_mib(lab.operator.pid())?, "MiB", Aim::None),
+        Row::new("operator RSS after the job", memory_of(&lab.operator.pid().to_string(), "VmRSS:")? / 1_048_576.0, "MiB", Aim::None),
     ];
     print("operator", &conditions(), &rows);
     Ok(())
@@ -59,13 +59,6 @@ pub(super) fn run() -> Result<()> {
 #[expect(clippy::cast_precision_loss, reason = "counts of writes are small")]
 fn count(n: usize) -> f64 {
     n as f64
-}
-
-/// Resident memory of a process.
-fn resident_mib(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib: f64 = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|v| v.trim().split(' ').next()).context("VmRSS")?.parse()?;
-    Ok(kib / 1024.0)
 }
 
 /// The operator's writes in the order of the audit log.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
-use crate::source::{EXTENSIONS, is_image, list};
+use crate::source::{self, EXTENSIONS, is_image, list};
 
 /// Names under which the splits appear as folders.
 const SPLITS: [(&str, &[&str]); 3] =
@@ -115,13 +115,8 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
     folders(path, &names)
 }
 
-fn unreadable(path: &Path, error: impl std::fmt::Display) -> DataError {
-    DataError::one(Finding::new(
-        Reason::DataUnreadable,
-        format!("{} cannot be read: {error}", path.display()),
-        vec![],
-        "check the file and its permissions",
-    ))
+pub(crate) fn unreadable(path: &Path, error: impl std::fmt::Display) -> DataError {
+    DataError::one(source::unreadable(path, error))
 }
 
 fn images_below(folder: &Path, depth: usize) -> usize {

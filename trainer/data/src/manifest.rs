@@ -3,21 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::{GrayImage, RgbImage};
 
 use crate::error::{DataError, Finding, Reason};
-use crate::inspect::{covid_ct_lists, read_table};
-use crate::source::walk;
+use crate::inspect::{covid_ct_lists, read_table, unreadable};
+use crate::source::{DEPTH_LIMIT, walk};
 
 /// The file that is written.
 const NAME: &str = "manifest.csv";
-/// Images of an array are at most so many numbers in all.
+/// An array has at most so many bytes.
 const ARRAY_LIMIT: u64 = 1 << 34;
-/// Folders of images are at most so deep.
-const DEPTH: usize = 16;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,24 +64,31 @@ fn refused(reason: Reason, what: String, remedy: &str) -> DataError {
     DataError::one(Finding::new(reason, what, vec![], remedy))
 }
 
-fn unreadable(path: &Path, error: impl std::fmt::Display) -> DataError {
-    refused(Reason::DataUnreadable, format!("{}: {error}", path.display()), "check the file and its permissions")
+fn unwritable(path: &Path, error: impl std::fmt::Display) -> DataError {
+    refused(Reason::DataUnreadable, format!("{} cannot be written: {error}", path.display()), "check the folder and its permissions")
+}
+
+/// Where a folder's manifest goes.
+fn vacant(folder: &Path) -> Result<PathBuf, DataError> {
+    let path = folder.join(NAME);
+    if path.exists() {
+        let remedy = "remove it; what an .npz file holds can go elsewhere with --out";
+        return Err(refused(Reason::DataUnreadable, format!("{} is there already", path.display()), remedy));
+    }
+    Ok(path)
 }
 
 /// Rows of a manifest, written whole or not at all.
 fn save(folder: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<PathBuf, DataError> {
-    let path = folder.join(NAME);
-    if path.exists() {
-        return Err(refused(Reason::DataUnreadable, format!("{} is there already", path.display()), "remove it, or name another folder with --out"));
-    }
+    let path = vacant(folder)?;
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = std::iter::once(header.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).chain(rows.iter().cloned());
-    for row in written {
-        writer.write_record(&row).map_err(|e| unreadable(&path, e))?;
+    writer.write_record(header).map_err(|e| unwritable(&path, e))?;
+    for row in rows {
+        writer.write_record(row).map_err(|e| unwritable(&path, e))?;
     }
-    let bytes = writer.into_inner().map_err(|e| unreadable(&path, e))?;
+    let bytes = writer.into_inner().map_err(|e| unwritable(&path, e))?;
     let part = folder.join(format!(".{NAME}.part"));
-    fs::write(&part, bytes).and_then(|()| fs::rename(&part, &path)).map_err(|e| unreadable(&path, e))?;
+    fs::write(&part, bytes).and_then(|()| fs::rename(&part, &path)).map_err(|e| unwritable(&path, e))?;
     Ok(path)
 }
 
@@ -136,7 +141,7 @@ fn chest_xray14(root: &Path, table: &Path) -> Result<Written, DataError> {
     let [image, labels, patient] = positions(table, &header, ["Image Index", "Finding Labels", "Patient ID"])?;
     let (train, test) = (names(&root.join("train_val_list.txt"))?, names(&root.join("test_list.txt"))?);
     let mut files = BTreeMap::new();
-    walk(root, "", DEPTH, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
+    walk(root, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
     let files: BTreeMap<&str, &str> =
         files.keys().map(|key| key.trim_start_matches('/')).map(|key| (key.rsplit('/').next().unwrap_or(key), key)).collect();
     let (mut rows, mut findings, mut absent, mut unlisted) = (Vec::new(), BTreeSet::new(), 0, 0);
@@ -206,24 +211,24 @@ fn chexpert(root: &Path) -> Result<Written, DataError> {
 /// MedMNIST's arrays (Yang et al. 2023): `train_images` `[N, H, W]` or `[N, H, W, 3]` of bytes, `train_labels` `[N, 1]`, or `[N, K]` of 0 and 1
 /// for K findings; the same for val and test.
 fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
-    if folder.join(NAME).exists() {
-        save(folder, &[], &[])?;
-    }
+    vacant(folder)?;
     let odd = |what: String| refused(Reason::DataUnreadable, format!("{}: {what}", file.display()), "take MedMNIST's files as they are handed out");
     let bytes = fs::File::open(file).map_err(|e| unreadable(file, e))?;
     let mut archive = zip::ZipArchive::new(bytes).map_err(|e| odd(format!("no .npz archive: {e}")))?;
-    let mut read = |name: String| -> Result<Array, DataError> {
+    let mut read = |name: &str| -> Result<Vec<u8>, DataError> {
         let mut member = archive.by_name(&format!("{name}.npy")).map_err(|e| odd(format!("{name}: {e}")))?;
         if member.size() > ARRAY_LIMIT {
             return Err(odd(format!("{name} has {} bytes", member.size())));
         }
         let mut bytes = Vec::new();
         member.by_ref().take(ARRAY_LIMIT).read_to_end(&mut bytes).map_err(|e| odd(format!("{name}: {e}")))?;
-        Array::parse(&bytes).map_err(|what| odd(format!("{name}: {what}")))
+        Ok(bytes)
     };
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
     for split in ["train", "val", "test"] {
-        let (images, labels) = (read(format!("{split}_images"))?, read(format!("{split}_labels"))?);
+        let (images, labels) = (format!("{split}_images"), format!("{split}_labels"));
+        let images = Array::parse(&read(&images)?, bytes_of).map_err(|what| odd(format!("{images}: {what}")))?;
+        let labels = Array::parse(&read(&labels)?, whole_of).map_err(|what| odd(format!("{labels}: {what}")))?;
         let [n, height, width, channels] = match images.shape[..] {
             [n, h, w] => [n, h, w, 1],
             [n, h, w, 3] => [n, h, w, 3],
@@ -242,16 +247,16 @@ fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
         let side = |x: usize| u32::try_from(x).map_err(|_| odd(format!("{split}_images is {height} × {width}")));
         let (h, w) = (side(height)?, side(width)?);
         let within = folder.join("images").join(split);
-        fs::create_dir_all(&within).map_err(|e| unreadable(&within, e))?;
+        fs::create_dir_all(&within).map_err(|e| unwritable(&within, e))?;
         for (index, pixels) in images.numbers.chunks_exact((height * width * channels).max(1)).enumerate() {
             let name = format!("images/{split}/{index:06}.png");
             let path = folder.join(&name);
-            let pixels: Vec<u8> = pixels.iter().map(|x| u8::try_from(*x).unwrap_or(u8::MAX)).collect();
+            let pixels = pixels.to_vec();
             let saved = match channels {
                 1 => GrayImage::from_raw(w, h, pixels).map(|image| image.save(&path)),
                 _ => RgbImage::from_raw(w, h, pixels).map(|image| image.save(&path)),
             };
-            saved.ok_or_else(|| odd(format!("{split}_images is {height} × {width}")))?.map_err(|e| unreadable(&path, e))?;
+            saved.ok_or_else(|| odd(format!("{split}_images is {height} × {width}")))?.map_err(|e| unwritable(&path, e))?;
             let own = &labels.numbers[index * answers..(index + 1) * answers];
             rows.push([name, split.to_owned()].into_iter().chain(own.iter().map(ToString::to_string)).collect());
         }
@@ -263,16 +268,15 @@ fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
     Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(folder, &findings, label, false) })
 }
 
-/// An array of whole numbers.
-struct Array {
+struct Array<T> {
     shape: Vec<usize>,
-    numbers: Vec<i64>,
+    numbers: Vec<T>,
 }
 
-impl Array {
-    /// Reads `.npy` (NumPy's format 1 to 3) of integers in C order.
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file = npyz::NpyFile::new(Cursor::new(bytes)).map_err(|e| e.to_string())?;
+impl<T> Array<T> {
+    /// Reads `.npy` (NumPy's format 1 to 3) in C order; `of` gives its numbers, if they are of a kind that is wanted.
+    fn parse(bytes: &[u8], of: impl FnOnce(&[u8]) -> Option<std::io::Result<Vec<T>>>) -> Result<Self, String> {
+        let file = npyz::NpyFile::new(bytes).map_err(|e| e.to_string())?;
         let shape: Vec<usize> = file.shape().iter().map(|n| usize::try_from(*n).unwrap_or(usize::MAX)).collect();
         if file.order() != npyz::Order::C {
             return Err("is in Fortran's order".into());
@@ -281,16 +285,29 @@ impl Array {
         if count > bytes.len() {
             return Err(format!("has {} bytes for {count} numbers", bytes.len()));
         }
-        let kind = file.dtype().descr();
-        macro_rules! numbers {
-            ($($kind:ty),*) => {
-                $(if let Ok(reader) = npyz::NpyFile::new(Cursor::new(bytes)).map_err(|e| e.to_string())?.data::<$kind>() {
-                    let numbers: Result<Vec<i64>, _> = reader.map(|x| x.map(i64::from)).collect();
-                    return numbers.map(|numbers| Self { shape: shape.clone(), numbers }).map_err(|e| e.to_string());
-                })*
-            };
-        }
-        numbers!(u8, i8, u16, i16, u32, i32, i64);
-        Err(format!("holds {kind}, not integers"))
+        let numbers = of(bytes).ok_or_else(|| format!("holds {}, not integers of one of the sizes that are read", file.dtype().descr()))?;
+        Ok(Self { shape, numbers: numbers.map_err(|e| e.to_string())? })
     }
+}
+
+/// The numbers of an array of `K`; none of one of another kind.
+fn numbers<K: npyz::Deserialize, T: From<K>>(bytes: &[u8]) -> Option<std::io::Result<Vec<T>>> {
+    let reader = npyz::NpyFile::new(bytes).ok()?.data::<K>().ok()?;
+    Some(reader.map(|number| number.map(T::from)).collect())
+}
+
+/// Pixels: bytes, as they are.
+fn bytes_of(bytes: &[u8]) -> Option<std::io::Result<Vec<u8>>> {
+    numbers::<u8, u8>(bytes)
+}
+
+/// Labels: integers of any size.
+fn whole_of(bytes: &[u8]) -> Option<std::io::Result<Vec<i64>>> {
+    numbers::<u8, i64>(bytes)
+        .or_else(|| numbers::<i8, i64>(bytes))
+        .or_else(|| numbers::<u16, i64>(bytes))
+        .or_else(|| numbers::<i16, i64>(bytes))
+        .or_else(|| numbers::<u32, i64>(bytes))
+        .or_else(|| numbers::<i32, i64>(bytes))
+        .or_else(|| numbers::<i64, i64>(bytes))
 }

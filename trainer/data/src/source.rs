@@ -17,7 +17,7 @@ use crate::{dicom, nifti, phi};
 pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "dcm", "dicom", "nii", "nii.gz"];
 
 /// Class folders deeper than this are taken for a loop of links.
-const DEPTH_LIMIT: usize = 16;
+pub(crate) const DEPTH_LIMIT: usize = 16;
 
 /// Where a record stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub(crate) fn read(set: &DataSet, columns: &DataColumns, labels: Labels<'_>, fie
     }
 }
 
-fn unreadable(path: &Path, error: impl std::fmt::Display) -> Finding {
+pub(crate) fn unreadable(path: &Path, error: impl std::fmt::Display) -> Finding {
     Finding::new(Reason::DataUnreadable, format!("{} cannot be read: {error}", path.display()), vec![], "check the file and its permissions")
 }
 
