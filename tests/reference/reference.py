@@ -15,9 +15,7 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-import timm
 import torchvision
-from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn import functional as F
 
@@ -108,6 +106,7 @@ def build(name, classes, same=False):
     if name in WIDTHS:
         return MobileNetV1(WIDTHS[name], classes)
     if name in TIMM:
+        import timm  # Not everywhere where torchvision is, and slow to import.
         return timm.create_model(name, pretrained=False, num_classes=classes, dynamic_img_size=True)
     # Every value is overwritten.
     model = getattr(torchvision.models, name)(weights=None, num_classes=classes, **({"init_weights": False} if name.startswith("vgg") else {}))
@@ -125,8 +124,11 @@ def any_size(model):
     encoder = model.encoder
 
     def forward(tokens):
-        side = int((tokens.shape[1] - 1) ** 0.5)
-        position = resample_abs_pos_embed(encoder.pos_embedding, [side, side])
+        position = encoder.pos_embedding
+        if position.shape[1] != tokens.shape[1]:
+            from timm.layers import resample_abs_pos_embed
+            side = int((tokens.shape[1] - 1) ** 0.5)
+            position = resample_abs_pos_embed(position, [side, side])
         return encoder.ln(encoder.layers(encoder.dropout(tokens + position)))
 
     def patches(x):
@@ -208,6 +210,7 @@ def published():
         out[name] = {"parameters": w.meta["num_params"], "gmacs": w.meta["_ops"], "size": t.crop_size[0], "resize": t.resize_size[0],
                      "interpolation": t.interpolation.value, "mean": t.mean, "std": t.std}
     for name in TIMM:
+        import timm
         model = timm.create_model(name, pretrained=False, num_classes=1000)
         c = model.pretrained_cfg
         out[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gmacs": None, "size": c["input_size"][1],

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use graft_crds::contract::{ExitReason, OutputRef, TerminationSummary, TrainerConfig, TrainerFailure};
+use graft_crds::contract::{Device, ExitReason, OutputRef, TerminationSummary, TrainerConfig, TrainerFailure};
 use graft_crds::names::GANG_TOKEN;
 use graft_torch::Store;
 
@@ -229,6 +229,10 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     process.env_remove(GANG_TOKEN);
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
+    if start.config.gang.device == Device::Cuda {
+        // cuBLAS gives the same bits each time only with workspaces of a fixed size.
+        process.env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+    }
     // glibc gives large blocks back to the kernel at once and gets them zeroed again in the next step: keep them.
     process.envs([("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "17179869184"), ("MALLOC_TOP_PAD_", "67108864")]);
     let mut child = process.spawn().map_err(|error| bug(&program.to_string_lossy(), &error))?;

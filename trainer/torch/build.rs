@@ -23,11 +23,12 @@ fn build() -> Result<(), String> {
 
     let mut shim = cc::Build::new();
     shim.cpp(true).std("c++17").pic(true).warnings(false).file("csrc/shim.cpp").include("csrc/stubs");
+    let with_cuda = std::env::var_os("CARGO_FEATURE_CUDA").is_some();
+    shim.file(if with_cuda { "csrc/cuda.cpp" } else { "csrc/without_cuda.cpp" });
     for folder in ["include", "include/torch/csrc/api/include"] {
         shim.flag("-isystem").flag(torch.join(folder));
     }
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        shim.define("GRAFT_CUDA", None);
+    if with_cuda {
         for folder in cuda_includes(torch)? {
             shim.flag("-isystem").flag(folder);
         }
@@ -35,7 +36,7 @@ fn build() -> Result<(), String> {
     shim.compile("graft_shim");
 
     println!("cargo:rustc-link-search=native={}", lib.display());
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
+    if with_cuda {
         println!("cargo:rustc-link-lib=torch_cuda");
         println!("cargo:rustc-link-lib=c10_cuda");
     }

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::build::Cargo;
-use crate::libtorch;
-use crate::machine;
-use crate::run;
+use crate::{gpu, libtorch, machine, run};
 
 /// What the image can compute on besides CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +31,7 @@ pub fn build(accelerator: Accelerator) -> Result<PathBuf> {
         }
         Accelerator::Cuda => {
             let wheels = libtorch::cuda_wheels()?;
-            ("graft-trainer-cuda.oci.tar", with_nccl(&cargo, &wheels, &folder)?, Some(wheels))
+            ("graft-trainer-cuda.oci.tar", with_nccl(&cargo, &folder)?, Some(wheels))
         }
     };
     let target = folder.join(name);
@@ -49,13 +47,9 @@ pub fn build(accelerator: Accelerator) -> Result<PathBuf> {
     Ok(target)
 }
 
-/// Compile the trainer with feature `cuda` and put it aside: the next build without it takes its place in `target/release`.
-fn with_nccl(cargo: &Cargo, wheels: &Path, folder: &Path) -> Result<PathBuf> {
-    let includes = ["nvidia/cu13/include", "nvidia/nccl/include"].map(|f| wheels.join(f).display().to_string()).join(":");
-    let mut build = cargo.command("build");
-    build.args(["--release", "--workspace", "--quiet", "--bin", "graft-trainer", "--features", "graft-trainer/cuda"]);
-    build.env("GRAFT_CUDA_INCLUDE", includes);
-    run::step("compile the trainer with NCCL", || run::through(&mut build))?;
+/// Compile the trainer with NCCL and put it aside.
+fn with_nccl(cargo: &Cargo, folder: &Path) -> Result<PathBuf> {
+    gpu::compile(cargo, &["graft-trainer"])?;
     std::fs::create_dir_all(folder)?;
     let aside = folder.join("graft-trainer-cuda");
     std::fs::copy(cargo.path("graft-trainer")?, &aside).with_context(|| aside.display().to_string())?;

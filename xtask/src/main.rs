@@ -3,6 +3,7 @@
 //! but for Debian packages when it runs as root there.
 
 mod build;
+mod gpu;
 mod image;
 mod libtorch;
 mod lint;
@@ -12,6 +13,7 @@ mod run;
 mod setup;
 mod suite;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -48,6 +50,11 @@ enum Task {
         /// Add NCCL and the CUDA libraries that libtorch needs on GPUs
         #[arg(long)]
         cuda: bool,
+    },
+    /// Write programs with NCCL, and the script that checks and measures them, into a folder for a machine with a GPU
+    Gpu {
+        /// The folder
+        folder: PathBuf,
     },
     /// A Kubernetes cluster of one node on this machine
     Cluster {
@@ -102,6 +109,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Codegen => build::Cargo::find()?.codegen(),
         Task::Image { cuda: false } => image::build(Accelerator::None).map(drop),
         Task::Image { cuda: true } => image::build(Accelerator::Cuda).map(drop),
+        Task::Gpu { folder } => gpu::kit(&folder),
         Task::Cluster { action } => cluster(&action),
         Task::Bench { name, arguments } => bench(&name, &arguments),
         Task::Reference { environment_only: true } => reference::environment().map(drop),

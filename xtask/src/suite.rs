@@ -1,7 +1,7 @@
 //! Runs every test program of the workspace and adds up what they say. A program that ends without saying anything counts
 //! as one failure, so a crash can never look like success.
 
-use std::io::{BufRead, BufReader};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -92,23 +92,39 @@ fn everything(tally: &mut Tally, notes: &mut Vec<String>) -> Result<()> {
         image::build(image::Accelerator::None)?;
     }
     let programs = programs(&cargo)?;
-    for program in &programs {
-        eprintln!("── test {}", program.name);
+    // Those with a cluster wait for it most of the time, the others compute.
+    let (waiting, computing): (Vec<&Program>, Vec<&Program>) = programs.iter().partition(|program| program.folder.ends_with("tests"));
+    let both = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| one_after_another(&cargo, &waiting));
+        let computing = one_after_another(&cargo, &computing);
+        [computing, waiting.join().unwrap_or_else(|_| Err(anyhow::anyhow!("running the tests with a cluster panicked")))]
+    });
+    for found in both {
+        for (name, found) in found? {
+            if found.failed > 0 {
+                notes.push(format!("failed: {} tests of {name}", found.failed));
+            }
+            tally.add(found);
+        }
+    }
+    let mut examples = cargo.command("test");
+    tally.add(tests("examples in the documentation", examples.args(["--release", "--workspace", "--doc", "--no-fail-fast", "--quiet"]))?);
+    Ok(())
+}
+
+/// Run programs in this order; gives what each one showed.
+fn one_after_another<'a>(cargo: &Cargo, programs: &[&'a Program]) -> Result<Vec<(&'a str, Tally)>> {
+    let mut found = Vec::new();
+    for program in programs {
         let mut command = Command::new(&program.executable);
         cargo.environment(&mut command);
         command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
         if program.threads == Threads::One {
             command.arg("--test-threads=1");
         }
-        let found = tests(&mut command)?;
-        if found.failed > 0 {
-            notes.push(format!("failed: {} tests of {}", found.failed, program.name));
-        }
-        tally.add(found);
+        found.push((program.name.as_str(), tests(&program.name, &mut command)?));
     }
-    eprintln!("── examples in the documentation");
-    tally.add(tests(cargo.command("test").args(["--release", "--workspace", "--doc", "--no-fail-fast", "--quiet"]))?);
-    Ok(())
+    Ok(found)
 }
 
 fn lints(cargo: &Cargo, tally: &mut Tally, notes: &mut Vec<String>) {
@@ -171,24 +187,29 @@ fn programs(cargo: &Cargo) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// Run test programs, show what they print, and count.
-fn tests(command: &mut Command) -> Result<Tally> {
+/// Run test programs, show all that they print in one piece when they have ended, and count.
+fn tests(name: &str, command: &mut Command) -> Result<Tally> {
     let began = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", run::shown(command)))?;
-    let mut tally = Tally::default();
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines() {
-            let line = line?;
-            println!("{line}");
-            tally.add(result_line(&line).unwrap_or_default());
-        }
-    }
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("starting {}", run::shown(command)))?;
+    // Else this process's own ends would keep the pipe open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes)?;
     let status = child.wait()?;
-    if !status.success() && tally.failed == 0 {
-        eprintln!("   ended with {status} without naming a failed test");
+    let text = String::from_utf8_lossy(&bytes);
+    let mut tally = Tally::default();
+    for found in text.lines().filter_map(result_line) {
+        tally.add(found);
+    }
+    let crashed = !status.success() && tally.failed == 0;
+    if crashed {
         tally.add(Tally::FAILURE);
     }
-    eprintln!("   {} passed, {} failed in {:.1} s", tally.passed, tally.failed, began.elapsed().as_secs_f64());
+    let why = if crashed { format!(": ended with {status} without naming a failed test") } else { String::new() };
+    let Tally { passed, failed } = tally;
+    println!("── test {name}\n{}\n   {passed} passed, {failed} failed in {:.1} s{why}", text.trim_end(), began.elapsed().as_secs_f64());
     Ok(tally)
 }
 
@@ -212,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_crash_is_a_failure() {
-        let tally = super::tests(Command::new("sh").args(["-c", "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 101"])).unwrap();
+        let tally =
+            super::tests("a crash", Command::new("sh").args(["-c", "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 101"])).unwrap();
         assert_eq!(tally, Tally { passed: 2, failed: 1 });
     }
 }

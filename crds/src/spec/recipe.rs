@@ -203,8 +203,12 @@ pub enum Precision {
     /// float32.
     #[default]
     Fp32,
+    /// float32 whose products GPUs round to 10 bits, which is several times as fast; the same as fp32 on CPUs.
+    Tf32,
     /// bfloat16 on GPUs, and on CPUs that have instructions for it; elsewhere float32, and the log says so.
     Bf16,
+    /// float16 with a scaled loss, on GPUs; float32 on CPUs, and the log says so. For GPUs older than bfloat16.
+    Fp16,
 }
 
 fn two() -> Decimal {

@@ -171,6 +171,9 @@ pub struct FineTune {
     /// Type that convolutions and matrix products compute in. Default: fp32.
     #[serde(default)]
     pub precision: Precision,
+    /// Compute on GPUs only in ways that give the same bits each time, which is slower; CPUs always do. Default: false.
+    #[serde(default)]
+    pub deterministic: bool,
     /// Seed of the head's initial weights, of the order of the samples and of their random changes. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 2_147_483_647))]

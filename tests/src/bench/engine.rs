@@ -1,8 +1,10 @@
 //! The training engine beside PyTorch's usual loop: steps on one and two ranks, steps of a mostly frozen network, features, peak
 //! memory, and the time to the first step. Both sides have the same libtorch version, architecture, weights, batch, optimizer,
-//! processors and threads, and take turns; images are decoded already on both. `GRAFT_BENCH_ROUNDS` chooses another number of turns,
-//! `GRAFT_BENCH_ONLY` the pairs whose names have this in them.
+//! processors and threads, and take turns; images are decoded already on both. `bench gpu` is the same on an NVIDIA GPU, with the
+//! trainer's feature `cuda`. `GRAFT_BENCH_ROUNDS` chooses another number of turns, `GRAFT_BENCH_ONLY` the pairs whose names have this in
+//! them, `GRAFT_BENCH_PYTHON` another interpreter with torch and torchvision.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,8 +22,6 @@ use crate::scenario;
 const ROUNDS: usize = 5;
 /// The first epoch warms up and does not count.
 const EPOCHS: i32 = 3;
-/// Phantom patients, three slices each.
-const PATIENTS: &str = "80";
 const CLASSES: &str = "2";
 
 /// A training that both sides do.
@@ -33,12 +33,13 @@ struct Pair {
     global_batch: i64,
     /// A prefix of what is trained beside the head; `*` is everything.
     unfreeze: &'static str,
+    precision: &'static str,
     /// What Graft's images per second should at least be, as a multiple of PyTorch's.
     aim: f64,
 }
 
 /// A step of one rank on 16 images, all of the network trained.
-const STEP: Pair = Pair { name: "", architecture: "", ranks: 1, side: 128, global_batch: 16, unfreeze: "*", aim: 1.0 };
+const STEP: Pair = Pair { name: "", architecture: "", ranks: 1, side: 128, global_batch: 16, unfreeze: "*", precision: "fp32", aim: 1.0 };
 
 const PAIRS: &[Pair] = &[
     Pair { name: "step of 1 rank, ResNet-18, batch 16, 128 px", architecture: "resnet18", ..STEP },
@@ -57,6 +58,23 @@ const PAIRS: &[Pair] = &[
     Pair { name: "step of 1 rank, ResNet-18 frozen but layer4, batch 16", architecture: "resnet18", unfreeze: "layer4", aim: 1.3, ..STEP },
 ];
 
+const FEATURES: Pair =
+    Pair { name: "features, MobileNetV2, 224 px", architecture: "mobilenet_v2", side: 224, unfreeze: "classifier", aim: 1.1, ..STEP };
+
+const ON_GPU: &[Pair] = &[
+    Pair { name: "step, ResNet-50, batch 256, 224 px, bf16", architecture: "resnet50", side: 224, global_batch: 256, precision: "bf16", ..STEP },
+    Pair { name: "step, ResNet-18, batch 16, 128 px, bf16", architecture: "resnet18", precision: "bf16", ..STEP },
+    Pair { name: "step, MobileNetV2, batch 32, 224 px, tf32", architecture: "mobilenet_v2", side: 224, global_batch: 32, precision: "tf32", ..STEP },
+    Pair { name: "step, ViT-B/16, batch 128, 224 px, bf16", architecture: "vit_b_16", side: 224, global_batch: 128, precision: "bf16", ..STEP },
+];
+
+/// Where both sides compute.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Device {
+    Cpu,
+    Gpu,
+}
+
 /// What one side showed in one turn.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
@@ -66,30 +84,44 @@ struct Seen {
     first_step_seconds: f64,
 }
 
-pub(super) fn run() -> Result<()> {
+pub(super) fn on_cpu() -> Result<()> {
+    run("engine", Device::Cpu, PAIRS)
+}
+
+pub(super) fn on_gpu() -> Result<()> {
+    run("gpu", Device::Gpu, ON_GPU)
+}
+
+fn run(bench: &str, device: Device, pairs: &'static [Pair]) -> Result<()> {
     let rounds = std::env::var("GRAFT_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let lab = Lab::new()?;
-    let mut rows = Vec::new();
     let only = std::env::var("GRAFT_BENCH_ONLY").unwrap_or_default();
-    for pair in PAIRS.iter().filter(|pair| pair.name.contains(&only)) {
+    let pairs: Vec<&Pair> = pairs.iter().filter(|pair| pair.name.contains(&only)).collect();
+    let lab = Lab::new(device, &pairs)?;
+    let mut rows = Vec::new();
+    for pair in pairs {
         let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair), || lab.torch("train", pair, lab.trained))?;
         rows.push(row(pair.name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
+        if device == Device::Gpu {
+            continue;
+        }
         rows.push(row(&format!("peak memory of it, {}", pair.architecture), (&ours, &theirs), "MiB", |s| s.peak_bytes / 1048576.0, Aim::AtMost(1.0)));
         if pair.ranks == 1 && pair.unfreeze == "*" {
             let name = format!("start to first step, {}", pair.architecture);
             rows.push(row(&name, (&ours, &theirs), "s", |s| s.first_step_seconds, Aim::AtMost(0.25)));
         }
     }
-    let name = "features, MobileNetV2, 224 px";
-    let pair = Pair { name, architecture: "mobilenet_v2", side: 224, unfreeze: "classifier", aim: 1.1, ..STEP };
-    if name.contains(&only) {
-        let (ours, theirs) = lab.turns(name, rounds, || lab.features(&pair), || lab.torch("features", &pair, lab.all))?;
-        rows.push(row(name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
+    if FEATURES.name.contains(&only) {
+        let (ours, theirs) = lab.turns(FEATURES.name, rounds, || lab.features(&FEATURES), || lab.torch("features", &FEATURES, lab.all))?;
+        rows.push(row(FEATURES.name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(FEATURES.aim)));
     }
     let mut conditions = conditions();
     conditions["rounds"] = rounds.into();
     conditions["processors"] = lab.processors.clone().into();
-    print("engine", &conditions, &rows);
+    if device == Device::Gpu {
+        let told = Command::new("nvidia-smi").args(["--query-gpu=name,driver_version", "--format=csv,noheader"]).output()?;
+        conditions["gpu"] = String::from_utf8_lossy(&told.stdout).trim().into();
+    }
+    print(bench, &conditions, &rows);
     Ok(())
 }
 
@@ -100,6 +132,7 @@ fn row(name: &str, (ours, theirs): (&[Seen], &[Seen]), unit: &'static str, of: i
 
 /// Data and weights that both sides read, and the processors that both are pinned to.
 struct Lab {
+    device: Device,
     folder: tempfile::TempDir,
     /// Images that are trained on.
     trained: usize,
@@ -110,18 +143,21 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> Result<Self> {
+    fn new(device: Device, pairs: &[&Pair]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let generated = Command::new(scenario::binary("graft")?).args(["generate", "--patients", PATIENTS]).arg(folder.path()).output()?;
+        // Three slices each; a GPU needs more for an epoch that can be measured.
+        let patients = if device == Device::Cpu { "80" } else { "1200" };
+        let generated = Command::new(scenario::binary("graft")?).args(["generate", "--patients", patients]).arg(folder.path()).output()?;
         anyhow::ensure!(generated.status.success(), "graft generate: {}", String::from_utf8_lossy(&generated.stderr).trim());
         let manifest = std::fs::read_to_string(folder.path().join("phantom/manifest.csv"))?;
         let trained = manifest.lines().filter(|line| line.split(',').any(|field| field == "train")).count();
-        let lab = Self { all: manifest.lines().count() - 1, trained, processors: processors(2)?, folder };
+        let processors = processors(if device == Device::Cpu { 2 } else { usize::MAX })?;
+        let lab = Self { device, all: manifest.lines().count() - 1, trained, processors, folder };
         anyhow::ensure!(lab.trained > 0, "no training images in {manifest}");
-        for architecture in ["resnet18", "mobilenet_v2", "mobilenet_v1_025"] {
-            let status = lab.python("weights", architecture)?.stdin(Stdio::null()).status()?;
-            anyhow::ensure!(status.success(), "engine.py weights {architecture} failed");
-        }
+        let wanted: BTreeSet<&str> = pairs.iter().chain([&&FEATURES]).map(|pair| pair.architecture).collect();
+        let all = wanted.into_iter().collect::<Vec<_>>().join(",");
+        let status = lab.python("weights", &all)?.stdin(Stdio::null()).status()?;
+        anyhow::ensure!(status.success(), "engine.py weights {all} failed");
         Ok(lab)
     }
 
@@ -137,10 +173,11 @@ impl Lab {
     }
 
     fn python(&self, task: &str, architecture: &str) -> Result<Command> {
-        let python = cache().join("reference-venv/bin/python");
+        let python = std::env::var_os("GRAFT_BENCH_PYTHON").map_or_else(|| cache().join("reference-venv/bin/python"), PathBuf::from);
         anyhow::ensure!(python.is_file(), "{} is missing; `cargo xtask reference --environment-only` makes it", python.display());
         let mut command = self.pinned(&python);
-        command.arg(scenario::workspace().join("tests/reference/engine.py")).args([task, architecture, CLASSES]).arg(self.weights(architecture));
+        let scripts = std::env::var_os("GRAFT_BENCH_SCRIPTS").map_or_else(|| scenario::workspace().join("tests/reference"), PathBuf::from);
+        command.arg(scripts.join("engine.py")).args([task, architecture, CLASSES]).arg(self.folder.path());
         Ok(command)
     }
 
@@ -167,6 +204,8 @@ impl Lab {
             ("--images", images.to_string()),
             ("--size", pair.side.to_string()),
             ("--unfreeze", pair.unfreeze.to_owned()),
+            ("--precision", pair.precision.to_owned()),
+            ("--device", if self.device == Device::Cpu { "cpu" } else { "cuda" }.to_owned()),
         ] {
             command.args([option, &value]);
         }
@@ -193,9 +232,9 @@ impl Lab {
                 "data": {"train": {"uri": uri(&self.folder.path().join("phantom")), "manifest": "manifest.csv"},
                          "columns": {"patient": "patient", "split": "split"}},
                 "fineTune": {"unfreeze": [pair.unfreeze], "epochs": EPOCHS, "globalBatchSize": pair.global_batch,
-                             "optimizer": {"name": "sgd", "learningRate": "1e-3"}},
+                             "precision": pair.precision, "optimizer": {"name": "sgd", "learningRate": "1e-3"}},
                 "head": {"epochs": 1},
-                "workers": {"processes": pair.ranks},
+                "workers": if self.device == Device::Cpu { json!({"processes": pair.ranks}) } else { json!({"gpus": pair.ranks}) },
                 "output": {"uri": uri(&output)}
             }
         });

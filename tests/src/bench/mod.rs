@@ -23,6 +23,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
     ("input", "images and manifests read beside torchvision, Pillow and pydicom"),
     ("engine", "steps, features, memory and start of the training engine beside PyTorch's usual loop"),
+    ("gpu", "steps and features beside PyTorch on an NVIDIA GPU; needs a build with the feature cuda"),
 ];
 
 /// Run one benchmark, or print the list.
@@ -37,7 +38,8 @@ pub fn run(name: &str) -> Result<()> {
         "start" => start::run(),
         "operator" => operator::run(),
         "ddp" => ddp::run(),
-        "engine" => engine::run(),
+        "engine" => engine::on_cpu(),
+        "gpu" => engine::on_gpu(),
         "input" => input::run(),
         "list" => {
             for (name, about) in ALL {

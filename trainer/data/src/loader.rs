@@ -164,9 +164,21 @@ impl Loader {
     /// # Panics
     /// When an index is not below the number of samples.
     pub fn batch(&mut self, indices: &[usize]) -> Result<Vec<u8>, DataError> {
+        let mut batch = vec![0u8; indices.len() * self.shared.geometry.bytes()];
+        self.batch_into(indices, &mut batch)?;
+        Ok(batch)
+    }
+
+    /// As [`Loader::batch`], into memory that is there already, of [`Geometry::bytes`] for each image.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn batch_into(&mut self, indices: &[usize], batch: &mut [u8]) -> Result<(), DataError> {
         self.prefetch(indices);
         let size = self.shared.geometry.bytes();
-        let mut batch = vec![0u8; indices.len() * size];
         let mut failed = BTreeMap::new();
         let mut taken: HashMap<usize, Pixels> = HashMap::new();
         for (target, &index) in batch.chunks_exact_mut(size).zip(indices) {
@@ -181,7 +193,7 @@ impl Loader {
                 }
             }
         }
-        if failed.is_empty() { Ok(batch) } else { Err(self.shared.undecodable(failed)) }
+        if failed.is_empty() { Ok(()) } else { Err(self.shared.undecodable(failed)) }
     }
 
     /// What was asked for in the slots, waiting for it, or the cached image; none when neither has it.

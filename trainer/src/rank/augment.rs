@@ -3,6 +3,7 @@
 
 use graft_crds::spec;
 use graft_torch::tch::{Device, Kind, Tensor};
+use graft_torch::transfer::on_device;
 use graft_trainer_core::augment::{Augment, Blend, Change};
 
 use crate::event::Failure;
@@ -78,7 +79,7 @@ fn blurred(images: &Tensor, deviations: &[f64]) -> Result<Tensor, Failure> {
         weights.iter().map(|w| w / sum).collect()
     };
     let kernels: Vec<f64> = deviations.iter().flat_map(|d| std::iter::repeat_n(kernel(*d), channels as usize)).flatten().collect();
-    let kernels = Tensor::f_from_slice(&kernels)?.f_to_kind(Kind::Float)?.f_to_device(images.device())?;
+    let kernels = on_device(Tensor::f_from_slice(&kernels)?.f_to_kind(Kind::Float)?, images.device())?;
     let (across, down) = (kernels.f_view([n * channels, 1, 1, -1])?, kernels.f_view([n * channels, 1, -1, 1])?);
     let mut flat = images.f_reshape([1, n * channels, size[2], size[3]])?.f_replication_pad2d([radius; 4])?;
     for kernel in [across, down] {
@@ -92,7 +93,7 @@ fn blurred(images: &Tensor, deviations: &[f64]) -> Result<Tensor, Failure> {
 fn normal(seeds: &[i64], images: &Tensor) -> Result<Tensor, Failure> {
     const MASK: i64 = 0xFFFF_FFFF;
     let pixels: i64 = images.size().iter().skip(1).product();
-    let seeds = Tensor::f_from_slice(seeds)?.f_view([-1, 1])?.f_to_device(images.device())?;
+    let seeds = on_device(Tensor::f_from_slice(seeds)?.f_view([-1, 1])?, images.device())?;
     let uniform = |stream: i64| -> Result<Tensor, Failure> {
         let positions = Tensor::f_arange(pixels, (Kind::Int64, images.device()))?.f_mul_scalar(2)?.f_add_scalar(stream)?;
         let mut x = positions.f_mul_scalar(0x9E37_79B9)?.f_add(&seeds)?.f_bitwise_and(MASK)?;
@@ -124,7 +125,7 @@ pub(super) fn blended(images: &Tensor, partners: &Tensor, blend: &Blend) -> Resu
 
 /// A number per image, to be multiplied with images.
 fn column(values: &[f64], device: Device) -> Result<Tensor, Failure> {
-    Ok(Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?.f_view([-1, 1, 1, 1])?.f_to_device(device)?)
+    Ok(on_device(Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?.f_view([-1, 1, 1, 1])?, device)?)
 }
 
 /// The pixels of a rectangle, as a view.

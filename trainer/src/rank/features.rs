@@ -13,7 +13,7 @@ use graft_trainer_core::sampler;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::to_json;
-use super::fine_tune::EVALUATION_BATCH;
+use super::fine_tune::evaluation_batch;
 use super::{Rank, Recipe};
 use crate::event::Failure;
 use crate::models::Mode;
@@ -61,13 +61,13 @@ pub(super) fn extract(rank: &mut Rank, recipe: &mut Recipe, trained: Option<Stri
     }
     storage::make_folder(&folder)?;
     let mine: Vec<usize> = sampler::shard(n, rank.rank, rank.world).collect();
-    let mut parts = vec![Tensor::f_zeros([0, recipe.model.feature_width()], (Kind::Float, Device::Cpu))?];
-    for chunk in mine.chunks(EVALUATION_BATCH) {
+    let mut parts = vec![Tensor::f_zeros([0, recipe.model.feature_width()], (Kind::Float, rank.device))?];
+    for chunk in mine.chunks(evaluation_batch(rank.device)) {
         let images = recipe.images(chunk, rank.device)?;
-        parts.push(no_grad(|| recipe.model.features(&images, Mode::Evaluate))?.f_to_device(Device::Cpu)?);
+        parts.push(no_grad(|| recipe.model.features(&images, Mode::Evaluate))?);
         rank.record(chunk.len() * rank.world);
     }
-    let local = Tensor::f_cat(&parts, 0)?;
+    let local = Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?;
     let path = folder.join(part(rank.rank, rank.world));
     weights::save_safetensors(&path, [("features", &local)], &BTreeMap::new()).map_err(|e| Failure::storage(&path, e))?;
     rank.group.barrier()?;

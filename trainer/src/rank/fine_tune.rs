@@ -7,7 +7,7 @@ use std::time::Instant;
 use graft_crds::contract::{ExitReason, Stage};
 use graft_crds::spec::{FineTune, Keep, Sampling, ScheduleName, TaskType};
 use graft_data::Split;
-use graft_torch::tch::{Kind, Tensor, no_grad};
+use graft_torch::tch::{Device, Kind, Tensor, no_grad};
 use graft_torch::{Reducer, ReducerSettings, Reduction, device};
 use graft_trainer_core::artefact::digest_of;
 use graft_trainer_core::metrics::Evaluation;
@@ -17,14 +17,18 @@ use graft_trainer_core::schedule::{Schedule, Shape, unfrozen};
 
 use super::checkpoint::{Checkpoints, Notes};
 use super::frozen::Frozen;
-use super::optimizer::{Optimizer, parameters};
 use super::step::Stepper;
 use super::{Rank, Recipe, probabilities};
 use crate::event::Failure;
 use crate::models::{self, Mode};
 
 /// Images in one forward pass without gradients.
-pub(super) const EVALUATION_BATCH: usize = 32;
+pub(super) fn evaluation_batch(device: Device) -> usize {
+    match device {
+        Device::Cuda(_) => 256,
+        _ => 32,
+    }
+}
 
 /// What fine-tuning leaves beside the values in the model.
 pub(super) struct Tuned {
@@ -119,13 +123,7 @@ impl Trainer {
         rank.log(format!("epoch {}: trained layers are now {} and the head", epoch + 1, layers.join(", ")));
         self.layers = layers.to_vec();
         recipe.model.set_trainable(&self.layers)?;
-        let mut optimizer = Optimizer::new(&self.settings.optimizer, parameters(&recipe.model, &self.settings.optimizer))?;
-        optimizer.restore(&self.stepper.optimizer.state().into_iter().collect())?;
-        self.stepper.optimizer = optimizer;
-        // The old one's hooks go before the new one's come.
-        self.stepper.reducer = None;
-        self.stepper.reducer = reducer(rank, recipe)?;
-        Ok(())
+        self.stepper.thaw(rank, recipe)
     }
 
     /// Go on from the newest checkpoint; gives the epochs that it holds.
@@ -159,16 +157,16 @@ impl Trainer {
         device::manual_seed(recipe.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (epoch << 20) ^ rank.rank as u64);
         let number = u32::try_from(epoch).unwrap_or(u32::MAX);
         let plan = sampler.epoch(number);
-        let (mut loss, mut mass, mut trained, mut factor) = (0.0, 0.0, 0, 1.0);
+        let mut trained = 0;
         for step in 0..plan.steps() {
-            factor = self.schedule.factor(epoch * plan.steps() as u64 + step as u64);
-            let done = self.stepper.step(rank, recipe, (&plan, number, step), factor)?;
-            (loss, mass) = (loss + done.loss, mass + done.mass);
+            let factor = self.schedule.factor(epoch * plan.steps() as u64 + step as u64);
+            self.stepper.step(rank, recipe, (&plan, number, step), factor)?;
             self.follow()?;
             let samples = plan.global_batch(step).len();
             trained += samples;
             rank.record(samples);
         }
+        let (loss, mass) = self.stepper.losses(recipe)?;
         let seconds = began.elapsed().as_secs_f64();
         let loss = sum(rank, loss)? / mass;
         // Batch statistics differ by rank; rank 0's are everybody's.
@@ -183,7 +181,7 @@ impl Trainer {
             stage: Stage::FineTune,
             epoch: epoch + 1,
             attempt: rank.config.run.attempt,
-            learning_rate: self.stepper.optimizer.learning_rate() * factor,
+            learning_rate: self.stepper.optimizer.learning_rate(),
             train_loss: loss,
             validation_loss: Some(validation.log_loss),
             validation_accuracy: Some(validation.accuracy),
@@ -340,7 +338,7 @@ fn validate(rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
     let range = recipe.dataset.range(Split::Validation);
     let mine: Vec<usize> = sampler::shard(range.len(), rank.rank, rank.world).map(|i| range.start + i).collect();
     let mut parts = vec![Tensor::f_zeros([0, recipe.classes() as i64], (Kind::Double, rank.device))?];
-    for chunk in mine.chunks(EVALUATION_BATCH) {
+    for chunk in mine.chunks(evaluation_batch(rank.device)) {
         let images = recipe.images(chunk, rank.device)?;
         let logits = no_grad(|| recipe.model.forward(&images, Mode::Evaluate))?;
         parts.push(probabilities(recipe.dataset.task, &logits)?);

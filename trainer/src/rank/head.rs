@@ -54,7 +54,7 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
             let loss = criterion.sum(&logits, &labels)?.f_div_scalar(mass)?;
             memory::zero_grads_to_none(optimizer.parameters())?;
             graft_torch::device::backward(&loss)?;
-            optimizer.step(1.0)?;
+            optimizer.step()?;
             total += loss.f_double_value(&[])? * chunk.len() as f64;
         }
         let probabilities = probabilities(recipe.dataset.task, &no_grad(|| x_validation.f_linear(&w, Some(&b)))?)?;

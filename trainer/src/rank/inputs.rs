@@ -7,6 +7,7 @@ use graft_data::doctor::Report;
 use graft_data::{Dataset, Geometry, Loader};
 use graft_torch::memory;
 use graft_torch::tch::{Device, Kind, Tensor};
+use graft_torch::transfer::{self, on_device};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Failure;
@@ -43,23 +44,21 @@ impl Normaliser {
 
     /// Images `[N, 3, S, S]` with values in [0, 1], normalised in place.
     pub(crate) fn normalise(&self, mut images: Tensor) -> Result<Tensor, Failure> {
-        let channel = |values: [f64; 3]| Tensor::from_slice(&values).f_to_kind(Kind::Float)?.f_view([1, 3, 1, 1])?.f_to_device(images.device());
-        let (mean, std) = (channel(self.mean)?, channel(self.std)?);
+        let channel = |values: [f64; 3]| Tensor::from_slice(&values).f_to_kind(Kind::Float)?.f_view([1, 3, 1, 1]);
+        let (mean, std) = (on_device(channel(self.mean)?, images.device())?, on_device(channel(self.std)?, images.device())?);
         Ok(images.f_sub_(&mean)?.f_div_(&std)?)
     }
 
     /// Bytes `[N, 3, S, S]` as normalised floats on `device`.
     pub(crate) fn apply(&self, bytes: &[u8], side: u32, device: Device) -> Result<Tensor, Failure> {
-        self.normalise(floats(bytes, side, device)?)
+        self.normalise(floats(&Tensor::from_slice(bytes).f_to_device(device)?, side)?)
     }
 }
 
-/// Bytes `[N, 3, S, S]` as floats in [0, 1] on `device`.
-fn floats(bytes: &[u8], side: u32, device: Device) -> Result<Tensor, Failure> {
+/// The bytes of images `[N, 3, S, S]` as floats in [0, 1].
+fn floats(bytes: &Tensor, side: u32) -> Result<Tensor, Failure> {
     let side = i64::from(side);
-    let n = bytes.len() as i64 / (3 * side * side);
-    let mut images = Tensor::f_from_data_size(bytes, &[n, 3, side, side], Kind::Uint8)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
-    Ok(images.f_div_scalar_(255.0)?)
+    Ok(bytes.f_view([-1, 3, side, side])?.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?)
 }
 
 /// The padding of strided convolutions: the spec's, else the architecture's.
@@ -115,7 +114,9 @@ impl Recipe {
 
     /// The same images for training: not yet normalised, values in [0, 1].
     pub(crate) fn pixels(&mut self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
-        floats(&self.loader.batch(indices)?, self.geometry.size, device)
+        let loader = &mut self.loader;
+        let bytes = transfer::bytes(indices.len() * self.geometry.bytes(), device, |to| Ok::<(), Failure>(loader.batch_into(indices, to)?))?;
+        floats(&bytes, self.geometry.size)
     }
 
     /// Class indices of samples, `[N]`; of a multi-label task 1, 0 and NaN for unknown, `[N, C]`.
@@ -129,7 +130,7 @@ impl Recipe {
                 Tensor::from_slice(&all).f_view([indices.len() as i64, self.classes() as i64])?
             }
         };
-        Ok(labels.f_to_device(device)?)
+        Ok(on_device(labels, device)?)
     }
 
     pub(crate) fn classes(&self) -> usize {

@@ -12,6 +12,7 @@ mod head;
 mod inputs;
 mod optimizer;
 mod prepare;
+mod recorded;
 mod step;
 
 pub(crate) use checkpoint::to_json;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_crds::contract::{CheckpointRef, DataFindings, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
-use graft_crds::spec::AfterFineTune;
+use graft_crds::spec::{AfterFineTune, Precision};
 use graft_torch::tch::{Device, Tensor};
 use graft_torch::{Interface, ProcessGroup, Store, device};
 use graft_trainer_core::progress::{Tracker, Work};
@@ -121,10 +122,16 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         Kind::Cpu => Device::Cpu,
         Kind::Cuda => {
             device::set_cuda_device(u16::try_from(start.local_rank).unwrap_or(0))?;
+            graft_torch::graph::leave_default_stream(start.local_rank as usize)?;
             Device::Cuda(start.local_rank as usize)
         }
     };
-    device::set_determinism(device::Determinism::Deterministic)?;
+    let settings = config.fine_tune.as_ref();
+    device::set_determinism(match device {
+        Device::Cuda(_) if !settings.is_some_and(|settings| settings.deterministic) => device::Determinism::Fast,
+        _ => device::Determinism::Deterministic,
+    })?;
+    device::set_tf32(settings.is_some_and(|settings| settings.precision == Precision::Tf32))?;
     let store = Store::connect("127.0.0.1", start.store_port, MEETING)?;
     let interface = if gang.replicas == 1 { Interface::Named("lo".into()) } else { Interface::Default };
     let group = ProcessGroup::for_device(device, &store.prefix(&format!("generation-{}", start.generation))?, rank, world, PATIENCE, &interface)?;
@@ -294,7 +301,8 @@ impl Rank {
         self.report();
     }
 
-    fn first_step(&mut self) {
+    /// A step is done; the first one is told.
+    fn step_done(&mut self) {
         self.progress.step += 1;
         if self.progress.step == 1 {
             let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());

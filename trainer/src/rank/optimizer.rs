@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use graft_crds::spec::{Clip, DecayScope, Optimizer as Settings, OptimizerName};
-use graft_torch::optim::{AdamState, AdamStep, Momentum, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd};
-use graft_torch::tch::{Kind, Tensor, no_grad};
+use graft_torch::optim::{AdamState, AdamStep, Momentum, OnDevice, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd, unscale, update_scale};
+use graft_torch::tch::{Device, Kind, Tensor, no_grad};
 use graft_trainer_core::schedule::layer_factor;
 
 use crate::event::Failure;
@@ -48,6 +48,8 @@ pub(crate) fn parameters(model: &Model, settings: &Settings) -> Vec<Parameter> {
 #[derive(Default)]
 struct Group {
     learning_rate: f64,
+    /// The rate of the next step, beside parameters on a GPU.
+    rate: Option<Tensor>,
     weight_decay: f64,
     names: Vec<String>,
     parameters: Vec<Tensor>,
@@ -65,9 +67,12 @@ pub(crate) struct Optimizer {
     momentum: f64,
     kind: Momentum,
     learning_rate: f64,
+    /// What the schedule makes of the learning rates.
+    factor: f64,
     groups: Vec<Group>,
     /// Every parameter, for what concerns all of them.
     all: Vec<Tensor>,
+    scaler: Option<Scaler>,
 }
 
 impl Optimizer {
@@ -79,7 +84,11 @@ impl Optimizer {
             let same = |g: &Group| g.learning_rate.total_cmp(&learning_rate).is_eq() && g.weight_decay.total_cmp(&weight_decay).is_eq();
             let at = groups.iter().position(same).unwrap_or(groups.len());
             if at == groups.len() {
-                groups.push(Group { learning_rate, weight_decay, ..Group::default() });
+                let rate = match tensor.device() {
+                    Device::Cpu => None,
+                    gpu => Some(Tensor::f_full([], learning_rate, (Kind::Float, gpu))?),
+                };
+                groups.push(Group { learning_rate, rate, weight_decay, ..Group::default() });
             }
             let group = &mut groups[at];
             group.names.push(name);
@@ -89,37 +98,94 @@ impl Optimizer {
             group.parameters.push(tensor);
         }
         let kind = if settings.nesterov { Momentum::Nesterov } else { Momentum::Classical };
-        Ok(Self { name: settings.name, momentum: settings.momentum.value(), kind, learning_rate: settings.learning_rate.value(), groups, all })
+        Ok(Self {
+            name: settings.name,
+            momentum: settings.momentum.value(),
+            kind,
+            learning_rate: settings.learning_rate.value(),
+            factor: 1.0,
+            groups,
+            all,
+            scaler: None,
+        })
     }
 
-    /// The rate of the settings; each group's own may differ.
+    /// The same for gradients of a scaled loss.
+    pub(crate) fn scaled(mut self, device: Device) -> Result<Self, Failure> {
+        self.scaler = Some(Scaler::new(device)?);
+        Ok(self)
+    }
+
+    /// The settings' rate in the next step; each group's own may differ.
     pub(crate) fn learning_rate(&self) -> f64 {
-        self.learning_rate
+        self.learning_rate * self.factor
+    }
+
+    /// From now on every learning rate is times `factor`.
+    pub(crate) fn set_factor(&mut self, factor: f64) -> Result<(), Failure> {
+        self.factor = factor;
+        for group in &mut self.groups {
+            if let Some(rate) = &mut group.rate {
+                let _ = rate.f_fill_(group.learning_rate * factor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a step never waits for the device.
+    pub(crate) fn is_recordable(&self) -> bool {
+        self.name != OptimizerName::Lamb
+    }
+
+    /// The loss as it goes into the backward pass.
+    pub(crate) fn scale(&self, loss: Tensor) -> Result<Tensor, Failure> {
+        match &self.scaler {
+            Some(scaler) => Ok(loss.f_mul(&scaler.scale)?),
+            None => Ok(loss),
+        }
+    }
+
+    /// Gradients as if the loss had not been scaled.
+    pub(crate) fn unscale(&mut self) -> Result<(), Failure> {
+        let Some(scaler) = &mut self.scaler else { return Ok(()) };
+        let gradients: Vec<Tensor> = self.all.iter().map(Tensor::grad).collect();
+        let _ = scaler.not_finite.f_zero_()?;
+        Ok(unscale(&gradients, &scaler.scale.f_reciprocal()?, &scaler.not_finite)?)
     }
 
     pub(crate) fn parameters(&self) -> &[Tensor] {
         &self.all
     }
 
-    /// One step with the parameters' gradients, every learning rate times `factor`.
-    pub(crate) fn step(&mut self, factor: f64) -> Result<(), Failure> {
+    /// One step with the parameters' gradients; none where a scaled loss had some that are not finite.
+    pub(crate) fn step(&mut self) -> Result<(), Failure> {
+        let skip = self.scaler.as_ref().map(|scaler| &scaler.not_finite);
         for group in &self.groups {
+            let there = OnDevice { lr: group.rate.as_ref(), skip };
             let gradients: Vec<Tensor> = group.parameters.iter().map(Tensor::grad).collect();
-            let (lr, weight_decay) = (group.learning_rate * factor, group.weight_decay);
+            let (lr, weight_decay) = (group.learning_rate * self.factor, group.weight_decay);
             match self.name {
                 OptimizerName::Sgd => {
                     // Momentum that begins with zeros is the first gradient after the first step, as torch has it.
                     let step = SgdStep { lr, momentum: self.momentum, weight_decay, kind: self.kind, turn: SgdTurn::Later };
-                    fused_sgd(&group.parameters, &gradients, &group.first, step)?;
+                    fused_sgd(&group.parameters, &gradients, &group.first, step, there)?;
                 }
                 OptimizerName::Adam | OptimizerName::Adamw => {
                     let decay = if self.name == OptimizerName::Adam { WeightDecay::Coupled } else { WeightDecay::Decoupled };
                     let step = AdamStep { lr, beta1: BETAS.0, beta2: BETAS.1, weight_decay, eps: EPSILON, decay };
                     let state = AdamState { first: &group.first, second: &group.second, steps: &group.steps };
-                    fused_adam(&group.parameters, &gradients, &state, step)?;
+                    fused_adam(&group.parameters, &gradients, &state, step, there)?;
                 }
-                OptimizerName::Lamb => no_grad(|| group.lamb(&gradients, lr))?,
+                OptimizerName::Lamb => {
+                    let skipped = skip.map(|skip| skip.f_double_value(&[])).transpose()?.is_some_and(|skip| skip > 0.0);
+                    if !skipped {
+                        no_grad(|| group.lamb(&gradients, lr))?;
+                    }
+                }
             }
+        }
+        if let Some(Scaler { scale, growth, not_finite }) = &self.scaler {
+            update_scale(scale, growth, not_finite, 2.0, STEPS_TO_GROW)?;
         }
         Ok(())
     }
@@ -130,12 +196,20 @@ impl Optimizer {
             let pairs = self.groups.iter().flat_map(|g| g.names.iter().zip(list(g)));
             pairs.map(|(name, t)| (format!("optimizer/{kind}/{name}"), t.shallow_clone())).collect()
         };
-        [named("first", |g| &g.first), named("second", |g| &g.second), named("steps", |g| &g.steps)].into_iter().flatten().collect()
+        let scaler = self.scaler.iter().flat_map(|s| [("optimizer/scale", &s.scale), ("optimizer/growth", &s.growth)]);
+        let scaler = scaler.map(|(name, t)| (name.to_owned(), t.shallow_clone())).collect();
+        [named("first", |g| &g.first), named("second", |g| &g.second), named("steps", |g| &g.steps), scaler].into_iter().flatten().collect()
     }
 
     /// Take the state of those parameters that it is there for; gives how many it is not there for.
     pub(crate) fn restore(&mut self, saved: &BTreeMap<String, Tensor>) -> Result<usize, Failure> {
         let mut missing = 0;
+        for (name, target) in self.scaler.iter_mut().flat_map(|s| [("optimizer/scale", &mut s.scale), ("optimizer/growth", &mut s.growth)]) {
+            match saved.get(name) {
+                Some(source) => drop(target.f_copy_(&source.f_view_as(target)?)?),
+                None => missing += 1,
+            }
+        }
         for group in &mut self.groups {
             for (kind, list) in [("first", &mut group.first), ("second", &mut group.second), ("steps", &mut group.steps)] {
                 for (name, target) in group.names.iter().zip(list.iter_mut()) {
@@ -147,6 +221,26 @@ impl Optimizer {
             }
         }
         Ok(missing)
+    }
+}
+
+/// A factor of the loss that keeps small gradients above what float16 can tell from 0: as large as keeps them finite, found as
+/// Micikevicius et al. 2018 (arXiv:1710.03740) do, with torch's numbers.
+struct Scaler {
+    scale: Tensor,
+    /// Steps since the last that was left out or made the scale grow.
+    growth: Tensor,
+    /// 1 if a gradient of this step is not finite.
+    not_finite: Tensor,
+}
+
+const FIRST_SCALE: f64 = 65536.0;
+const STEPS_TO_GROW: u32 = 2000;
+
+impl Scaler {
+    fn new(device: Device) -> Result<Self, Failure> {
+        let scalar = |value: f64, kind: Kind| Tensor::f_full([], value, (kind, device));
+        Ok(Self { scale: scalar(FIRST_SCALE, Kind::Float)?, growth: scalar(0.0, Kind::Int)?, not_finite: scalar(0.0, Kind::Float)? })
     }
 }
 
@@ -184,11 +278,10 @@ pub(crate) fn clip(parameters: &[Tensor], limit: &Clip) -> Result<(), Failure> {
         }
         let Some(most) = limit.norm.as_ref().map(graft_crds::Decimal::value) else { return Ok(()) };
         let norms = parameters.iter().map(|p| p.grad().f_norm()).collect::<Result<Vec<_>, _>>()?;
-        let total = Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?;
-        if total > most {
-            for mut gradient in parameters.iter().map(Tensor::grad) {
-                let _ = gradient.f_mul_scalar_(most / (total + 1e-6))?;
-            }
+        // Multiplied always, by 1 at most, so that nobody waits for the norm.
+        let factor = Tensor::f_stack(&norms, 0)?.f_norm()?.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(most)?.f_clamp_max(1.0)?;
+        for mut gradient in parameters.iter().map(Tensor::grad) {
+            let _ = gradient.f_mul_(&factor)?;
         }
         Ok(())
     })
@@ -200,7 +293,6 @@ mod tests {
     use crate::models;
     use graft_crds::Architecture;
     use graft_torch::device;
-    use graft_torch::tch::Device;
     use serde_json::json;
 
     fn settings(value: serde_json::Value) -> Settings {
@@ -232,7 +324,8 @@ mod tests {
         let (w, g) = ([3.0, -4.0], [0.1, 0.2]);
         let tensor = parameter(&w, &g);
         let mut lamb = optimizer(&settings(json!({"name": "lamb", "learningRate": "0.1", "weightDecay": "0.5"})), &tensor);
-        lamb.step(0.5).unwrap();
+        lamb.set_factor(0.5).unwrap();
+        lamb.step().unwrap();
         // After the first step both moments, corrected, are the gradient and its square.
         let update: Vec<f64> = w.iter().zip(g).map(|(w, g)| g / (g * g).sqrt() + 0.5 * w).collect();
         let trust = 5.0 / update.iter().map(|u| u * u).sum::<f64>().sqrt();
@@ -245,15 +338,36 @@ mod tests {
             let given = settings(json!({"name": name, "learningRate": "0.1", "weightDecay": "0.01"}));
             let start = parameter(&[1.0, -2.0, 0.5], &[0.3, 0.1, -0.7]);
             let mut whole = optimizer(&given, &start);
-            whole.step(1.0).unwrap();
+            whole.step().unwrap();
             let copy = parameter(&numbers(&start), &[0.3, 0.1, -0.7]);
             let mut resumed = optimizer(&given, &copy);
             let saved: BTreeMap<String, Tensor> = whole.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
             assert_eq!(resumed.restore(&saved).unwrap(), 0);
-            whole.step(1.0).unwrap();
-            resumed.step(1.0).unwrap();
+            whole.step().unwrap();
+            resumed.step().unwrap();
             assert!(start.equal(&copy), "{name}");
             assert_eq!(optimizer(&given, &copy).restore(&BTreeMap::new()).unwrap(), 3);
+        }
+    }
+
+    #[test]
+    fn a_scaled_loss_gives_the_same_step_and_goes_on_where_it_was() {
+        for name in ["sgd", "adamw", "lamb"] {
+            let given = settings(json!({"name": name, "learningRate": "0.1"}));
+            let (plain, scaled) = (parameter(&[1.0, -2.0], &[0.3, 0.1]), parameter(&[1.0, -2.0], &[0.3 * FIRST_SCALE, 0.1 * FIRST_SCALE]));
+            optimizer(&given, &plain).step().unwrap();
+            let mut with_scale = optimizer(&given, &scaled).scaled(Device::Cpu).unwrap();
+            with_scale.unscale().unwrap();
+            with_scale.step().unwrap();
+            near(&numbers(&scaled), &numbers(&plain));
+            let _ = scaled.grad().fill_(f64::INFINITY);
+            with_scale.unscale().unwrap();
+            with_scale.step().unwrap();
+            near(&numbers(&scaled), &numbers(&plain));
+            let saved: BTreeMap<String, Tensor> = with_scale.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
+            let mut resumed = optimizer(&given, &scaled).scaled(Device::Cpu).unwrap();
+            assert_eq!(resumed.restore(&saved).unwrap(), 0);
+            near(&numbers(&resumed.scale(Tensor::from(1f32)).unwrap()), &[FIRST_SCALE / 2.0]);
         }
     }
 

@@ -1,4 +1,6 @@
-//! One optimizer step of fine-tuning: images, loss, gradients averaged over the ranks, limits on them, and the step itself.
+//! One optimizer step of fine-tuning: images, loss, gradients averaged over the ranks, limits on them, and the step itself. A GPU is
+//! given the next step before it has done the last one, whose loss is looked at one step later; and where all of a step's tensors
+//! keep their shapes, the step is recorded once and given to it whole (`recorded.rs`).
 
 use std::time::Instant;
 
@@ -6,56 +8,99 @@ use graft_crds::contract::ExitReason;
 use graft_crds::spec::{FineTune, Precision};
 use graft_torch::device::{AutocastGuard, AutocastType};
 use graft_torch::tch::{Device, Tensor, no_grad};
-use graft_torch::{Reducer, device, memory};
+use graft_torch::transfer::{Later, on_device};
+use graft_torch::{Graph, Reducer, device, memory};
 use graft_trainer_core::augment::{self, Augment, Blend};
 use graft_trainer_core::sampler::{self, Epoch};
 
 use super::criterion::{Criterion, Labels};
 use super::fine_tune::reducer;
 use super::optimizer::{Optimizer, clip, parameters};
+use super::recorded::{Batch, Recorder};
 use super::{Rank, Recipe, say};
 use crate::event::{Event, Failure, StepTimes};
 use crate::models::Mode;
 
 /// Samples that an error names.
 const NAMED: usize = 3;
+/// Steps in a row that a scaled loss may leave out before training counts as diverged.
+const LEFT_OUT: u32 = 50;
 
 /// What takes the steps of a run.
 pub(super) struct Stepper {
     pub(super) optimizer: Optimizer,
-    pub(super) reducer: Option<Reducer>,
+    reducer: Option<Reducer>,
     settings: FineTune,
     criterion: Criterion,
     augment: Option<Augment>,
     autocast: Option<AutocastType>,
     /// Pretrained parameters and copies of their values, for L2-SP.
     anchors: Vec<(Tensor, Tensor)>,
+    recorder: Recorder,
+    /// The loss of the last step, if it is still on its way.
+    coming: Option<Coming>,
+    left_out: u32,
+    /// The sum of this rank's losses in this epoch, and what the images weigh: the mean loss is the losses of all ranks over this.
+    loss: f64,
+    mass: f64,
 }
 
-/// What one step did.
-pub(super) struct Done {
-    /// The sum of this rank's losses.
-    pub(super) loss: f64,
-    /// What the global batch weighs: the mean loss is the losses of all ranks over this.
-    pub(super) mass: f64,
+/// The losses of a step, and which step it was.
+struct Coming {
+    losses: Vec<Later>,
+    epoch: u32,
+    step: usize,
+    /// The first few of this rank's, and how many there were.
+    samples: Vec<usize>,
+    count: usize,
+    learning_rate: f64,
 }
 
 impl Stepper {
     pub(super) fn new(rank: &Rank, recipe: &Recipe, settings: &FineTune, moving: &[(String, Tensor)]) -> Result<Self, Failure> {
         let anchored = |(name, t): &&(String, Tensor)| settings.l2sp.value() > 0.0 && !recipe.model.is_head(name) && t.is_floating_point();
+        let autocast = autocast(rank, settings);
+        let optimizer = optimizer(rank, recipe, settings, autocast)?;
+        // A pair of blended images has more than one label, and parts of a batch add up: neither is recorded.
+        let whole = settings.mix.is_none() && settings.accumulate <= 1 && rank.world == 1;
         Ok(Self {
-            optimizer: Optimizer::new(&settings.optimizer, parameters(&recipe.model, &settings.optimizer))?,
+            recorder: Recorder::new(whole && optimizer.is_recordable() && matches!(rank.device, Device::Cuda(_))),
+            optimizer,
             reducer: reducer(rank, recipe)?,
             criterion: Criterion::new(&settings.loss, &recipe.dataset, rank.device)?,
             augment: settings.augment.as_ref().map(super::augment::numbers),
-            autocast: autocast(rank, settings),
+            autocast,
             anchors: moving.iter().filter(anchored).map(|(_, t)| (t.shallow_clone(), t.detach().copy())).collect(),
             settings: settings.clone(),
+            coming: None,
+            left_out: 0,
+            loss: 0.0,
+            mass: 0.0,
         })
     }
 
+    /// Train what is trainable now; the optimizer keeps what it knows of those layers that were trained before.
+    pub(super) fn thaw(&mut self, rank: &Rank, recipe: &Recipe) -> Result<(), Failure> {
+        let mut optimizer = optimizer(rank, recipe, &self.settings, self.autocast)?;
+        optimizer.restore(&self.optimizer.state().into_iter().collect())?;
+        self.recorder.forget();
+        self.optimizer = optimizer;
+        // The old one's hooks go before the new one's come.
+        self.reducer = None;
+        self.reducer = reducer(rank, recipe)?;
+        Ok(())
+    }
+
+    /// The sum of this rank's losses since the last call, and what the images of all ranks weighed.
+    pub(super) fn losses(&mut self, recipe: &Recipe) -> Result<(f64, f64), Failure> {
+        if let Some(last) = self.coming.take() {
+            self.look_at(recipe, &last)?;
+        }
+        Ok((std::mem::take(&mut self.loss), std::mem::take(&mut self.mass)))
+    }
+
     /// One optimizer step of (plan, epoch, step), every learning rate times `factor`.
-    pub(super) fn step(&mut self, rank: &mut Rank, recipe: &mut Recipe, at: (&Epoch<'_>, u32, usize), factor: f64) -> Result<Done, Failure> {
+    pub(super) fn step(&mut self, rank: &mut Rank, recipe: &mut Recipe, at: (&Epoch<'_>, u32, usize), factor: f64) -> Result<(), Failure> {
         let (plan, epoch, step) = at;
         let global = plan.global_batch(step);
         let mine = sampler::shard(global.len(), rank.rank, rank.world);
@@ -63,55 +108,133 @@ impl Stepper {
         let number = |d: &graft_crds::Decimal| d.value();
         let blend = mix.and_then(|m| augment::blend(m.mixup.as_ref().map(number), m.cutmix.as_ref().map(number), recipe.seed, epoch, step));
         let mass = self.criterion.mass(global.iter().map(|i| &recipe.dataset.samples[*i]), blend.is_some());
+        self.optimizer.set_factor(factor)?;
         let mut times = StepTimes { samples: mine.len() as u64, data: 0.0, forward: 0.0, backward: 0.0, optimizer: 0.0 };
-        let mut loss = 0.0;
-        memory::zero_grads_to_none(self.optimizer.parameters())?;
         let part = mine.len().div_ceil(usize::try_from(self.settings.accumulate).unwrap_or(1).max(1));
         let parts: Vec<_> = mine.clone().step_by(part).map(|from| from..(from + part).min(mine.end)).collect();
+        let (mut losses, mut stepped) = (Vec::new(), false);
         for (i, positions) in parts.iter().enumerate() {
-            let mut clock = Instant::now();
-            let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
+            let last = i + 1 == parts.len();
+            let clock = Instant::now();
             let (images, labels) = self.batch(rank, recipe, (global, positions.clone()), epoch, blend.as_ref())?;
-            if i + 1 == parts.len() && step + 1 < plan.steps() {
+            let weight = on_device(Tensor::from((rank.world as f64 / mass) as f32), rank.device)?;
+            if last && step + 1 < plan.steps() {
                 recipe.loader.prefetch(plan.share(step + 1, rank.rank).samples);
             }
-            times.data += lap();
-            // Gradients are averaged once, with the last part.
-            let mut reducer = self.reducer.as_mut().filter(|_| i + 1 == parts.len());
-            if let Some(reducer) = &mut reducer {
-                reducer.begin_step()?;
-            }
-            let logits = {
-                let _guard = self.autocast.map(|kind| AutocastGuard::new(rank.device, kind)).transpose()?;
-                recipe.model.forward(&images, Mode::Train)?
+            times.data += clock.elapsed().as_secs_f64();
+            let batch = Batch { images, labels, weight };
+            let recorded = if self.recorder.takes(&batch) { self.replay(rank, recipe, &batch)? } else { None };
+            stepped = recorded.is_some();
+            let sum = match recorded {
+                Some(sum) => sum,
+                None => {
+                    if i == 0 {
+                        memory::zero_grads_to_none(self.optimizer.parameters())?;
+                    }
+                    self.gradients(rank, recipe, &batch, last, &mut times)?
+                }
             };
-            if let Some(reducer) = &mut reducer {
-                reducer.prepare_backward::<Tensor>(&[])?;
-            }
-            let sum = self.criterion.sum(&logits, &labels)?;
-            let scaled = sum.f_mul_scalar(rank.world as f64 / mass)?;
-            times.forward += lap();
-            device::backward(&scaled)?;
-            if let Some(reducer) = &mut reducer {
-                reducer.finish_step()?;
-            }
-            times.backward += lap();
-            let value = sum.f_double_value(&[])?;
-            if !value.is_finite() {
-                return Err(self.diverged(recipe, (epoch, step), &global[positions.clone()], factor, value));
-            }
-            loss += value;
+            losses.push(Later::of(&sum)?);
         }
-        let clock = Instant::now();
+        let samples = mine.clone().take(NAMED).map(|i| global[i]).collect();
+        let coming = Coming { losses, epoch, step, samples, count: mine.len(), learning_rate: self.optimizer.learning_rate() };
+        self.mass += mass;
+        // A CPU has the loss already, so that nothing is changed by a step without one. The first step is waited for, to be told.
+        let at_once = rank.device == Device::Cpu || rank.progress.step == 0;
+        let mut clock = Instant::now();
+        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
+        let before = if at_once { Some(coming) } else { self.coming.replace(coming) };
+        if let Some(before) = before.as_ref().filter(|_| at_once) {
+            self.look_at(recipe, before)?;
+            times.backward += lap();
+        }
+        if !stepped {
+            self.update()?;
+            times.optimizer = lap();
+        }
+        if let Some(before) = before.as_ref().filter(|_| !at_once) {
+            self.look_at(recipe, before)?;
+            times.backward += lap();
+        }
+        rank.step_done();
+        say(&Event::Step(times));
+        Ok(())
+    }
+
+    /// Forward and backward pass over one part of a step, with gradients averaged over the ranks after the last one; gives the sum of
+    /// the losses.
+    fn gradients(&mut self, rank: &Rank, recipe: &mut Recipe, batch: &Batch, last: bool, times: &mut StepTimes) -> Result<Tensor, Failure> {
+        let mut clock = Instant::now();
+        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
+        let mut reducer = self.reducer.as_mut().filter(|_| last);
+        if let Some(reducer) = &mut reducer {
+            reducer.begin_step()?;
+        }
+        let logits = {
+            let _guard = self.autocast.map(|kind| AutocastGuard::new(rank.device, kind)).transpose()?;
+            recipe.model.forward(&batch.images, Mode::Train)?
+        };
+        if let Some(reducer) = &mut reducer {
+            reducer.prepare_backward::<Tensor>(&[])?;
+        }
+        let sum = self.criterion.sum(&logits, &batch.labels)?;
+        let scaled = self.optimizer.scale(sum.f_mul(&batch.weight)?)?;
+        times.forward += lap();
+        device::backward(&scaled)?;
+        if let Some(reducer) = &mut reducer {
+            reducer.finish_step()?;
+        }
+        times.backward += lap();
+        Ok(sum.detach())
+    }
+
+    /// What is done with the gradients.
+    fn update(&mut self) -> Result<(), Failure> {
+        self.optimizer.unscale()?;
         self.pull()?;
         if let Some(limit) = &self.settings.clip {
             clip(self.optimizer.parameters(), limit)?;
         }
-        self.optimizer.step(factor)?;
-        times.optimizer = clock.elapsed().as_secs_f64();
-        rank.first_step();
-        say(&Event::Step(times));
-        Ok(Done { loss, mass })
+        self.optimizer.step()
+    }
+
+    /// A whole step in one piece, recorded first if it was not yet; gives the sum of the losses, or nothing if it cannot be recorded.
+    fn replay(&mut self, rank: &mut Rank, recipe: &mut Recipe, batch: &Batch) -> Result<Option<Tensor>, Failure> {
+        if !self.recorder.is_recorded() {
+            let inputs = batch.copy();
+            let mut unused = StepTimes { samples: 0, data: 0.0, forward: 0.0, backward: 0.0, optimizer: 0.0 };
+            memory::zero_grads_to_none(self.optimizer.parameters())?;
+            let recording = Graph::record(|| -> Result<Tensor, Failure> {
+                let sum = self.gradients(rank, recipe, &inputs, true, &mut unused)?;
+                self.update()?;
+                Ok(sum)
+            });
+            match recording {
+                Ok((graph, sum)) => self.recorder.keep(graph, inputs, sum),
+                Err(failure) => {
+                    rank.log(format!("steps are given to the GPU one operation at a time, for they cannot be recorded: {failure}"));
+                    self.recorder = Recorder::new(false);
+                    return Ok(None);
+                }
+            }
+        }
+        self.recorder.replay(batch)
+    }
+
+    /// Add the losses of a step to those of the epoch, unless there is something wrong with them.
+    fn look_at(&mut self, recipe: &Recipe, step: &Coming) -> Result<(), Failure> {
+        let values = step.losses.iter().map(Later::wait).collect::<Result<Vec<f64>, _>>()?;
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            self.left_out += 1;
+            // The step was left out, and the next one has a smaller scale.
+            if self.autocast == Some(AutocastType::Half) && self.left_out < LEFT_OUT {
+                return Ok(());
+            }
+            return Err(diverged(recipe, step, *value));
+        }
+        self.left_out = 0;
+        self.loss += values.iter().sum::<f64>();
+        Ok(())
     }
 
     /// Normalised images and labels of some positions of a global batch.
@@ -153,29 +276,40 @@ impl Stepper {
             Ok(())
         })
     }
+}
 
-    fn diverged(&self, recipe: &Recipe, (epoch, step): (u32, usize), samples: &[usize], factor: f64, value: f64) -> Failure {
-        let names: Vec<&str> = samples.iter().take(NAMED).map(|i| recipe.dataset.samples[*i].place.as_str()).collect();
-        let text = format!(
-            "the training loss became {value} in step {step} of epoch {} at learning rate {:e}, with {} and {} more; lower spec.fineTune.optimizer.learningRate or set spec.fineTune.clip",
-            epoch + 1,
-            self.optimizer.learning_rate() * factor,
-            names.join(", "),
-            samples.len().saturating_sub(NAMED),
-        );
-        Failure::new(ExitReason::UserError, "LossDiverged", text)
-    }
+fn optimizer(rank: &Rank, recipe: &Recipe, settings: &FineTune, autocast: Option<AutocastType>) -> Result<Optimizer, Failure> {
+    let optimizer = Optimizer::new(&settings.optimizer, parameters(&recipe.model, &settings.optimizer))?;
+    if autocast == Some(AutocastType::Half) { optimizer.scaled(rank.device) } else { Ok(optimizer) }
+}
+
+fn diverged(recipe: &Recipe, step: &Coming, value: f64) -> Failure {
+    let names: Vec<&str> = step.samples.iter().map(|i| recipe.dataset.samples[*i].place.as_str()).collect();
+    let text = format!(
+        "the training loss became {value} in step {} of epoch {} at learning rate {:e}, with {} and {} more; lower spec.fineTune.optimizer.learningRate or set spec.fineTune.clip",
+        step.step,
+        step.epoch + 1,
+        step.learning_rate,
+        names.join(", "),
+        step.count - names.len(),
+    );
+    Failure::new(ExitReason::UserError, "LossDiverged", text)
 }
 
 /// The type that the forward pass computes in, if it is not float32; a CPU without instructions for it says so.
 fn autocast(rank: &Rank, settings: &FineTune) -> Option<AutocastType> {
     match (settings.precision, rank.device) {
-        (Precision::Fp32, _) => None,
+        (Precision::Fp32 | Precision::Tf32, _) => None,
         (Precision::Bf16, Device::Cpu) if !cpu_has_bf16() => {
             rank.log("this CPU has no bfloat16 instructions: training in float32, which is faster and more exact here");
             None
         }
         (Precision::Bf16, _) => Some(AutocastType::BFloat16),
+        (Precision::Fp16, Device::Cpu) => {
+            rank.log("float16 is for GPUs: training in float32");
+            None
+        }
+        (Precision::Fp16, _) => Some(AutocastType::Half),
     }
 }
 

@@ -1,32 +1,31 @@
 // The C++ behind shim.h. It is compiled against libtorch 2.11 and against nothing else: what it takes for granted of the
 // layout of c10d's classes is asserted below. No exception leaves it and it keeps no state but the last error of a thread.
 #define USE_C10D_GLOO 1
-#ifdef GRAFT_CUDA
-#define USE_C10D_NCCL 1
-#define USE_CUDA 1
-#endif
 
-#include "shim.h"
+#include "internal.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
-#ifdef GRAFT_CUDA
-#include <c10/cuda/CUDAFunctions.h>
-#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
-#endif
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_sub.h>
 #include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
+#include <ATen/ops/_amp_update_scale.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Logging.h>
 #include <torch/headeronly/version.h>
 
@@ -45,21 +44,14 @@ static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11, "graft-torc
 static_assert(sizeof(c10d::ProcessGroupGloo) == 488, "ProcessGroupGloo: the gloo stubs do not fit this libtorch");
 static_assert(sizeof(c10d::ProcessGroupGloo::Options) == 176, "Gloo Options: the gloo stubs do not fit this libtorch");
 
-using at::Tensor;
-using c10::intrusive_ptr;
-using c10::make_intrusive;
-using c10d::ProcessGroup;
-using Milliseconds = std::chrono::milliseconds;
-
-struct graft_store {
-  intrusive_ptr<c10d::Store> store;
-};
-struct graft_group {
-  intrusive_ptr<ProcessGroup> group;
-};
 struct graft_reducer {
   std::shared_ptr<c10d::Reducer> reducer;
   std::shared_ptr<c10d::Logger> logger;
+};
+
+struct graft_later {
+  Tensor host;
+  std::optional<c10::Event> copied;
 };
 
 namespace {
@@ -75,47 +67,6 @@ bool contains(const std::string& text, const char* part) {
 bool tells_of_timeout(const std::string& text) {
   return contains(text, "Timed out") || contains(text, "timed out") || contains(text, "wait timeout") ||
       contains(text, "Timeout at");
-}
-
-void record(int kind, std::string text) {
-  last_kind = tells_of_timeout(text) ? GRAFT_TIMEOUT : kind;
-  last_error = std::move(text);
-}
-
-template <class F>
-auto guarded(F&& body, decltype(body()) failed) noexcept -> decltype(body()) {
-  try {
-    return body();
-  } catch (const c10::DistNetworkError& e) {
-    record(GRAFT_NETWORK, e.what_without_backtrace());
-  } catch (const c10::DistStoreError& e) {
-    record(GRAFT_STORE, e.what_without_backtrace());
-  } catch (const c10::DistError& e) {
-    record(GRAFT_BACKEND, e.what_without_backtrace());
-  } catch (const c10::Error& e) {
-    record(GRAFT_TORCH, e.what_without_backtrace());
-  } catch (const std::exception& e) {
-    // Gloo's own exceptions: IoException is a broken connection; the class is not in any header we have.
-    bool gloo = contains(typeid(e).name(), "gloo") || contains(e.what(), "gloo/");
-    record(gloo ? GRAFT_NETWORK : GRAFT_TORCH, e.what());
-  } catch (...) {
-    record(GRAFT_TORCH, "a C++ exception of unknown type");
-  }
-  return failed;
-}
-
-template <class F>
-int guarded_status(F&& body) noexcept {
-  return guarded(
-      [&] {
-        body();
-        return 0;
-      },
-      -1);
-}
-
-Tensor& tensor(graft_tensor t) {
-  return *static_cast<Tensor*>(t);
 }
 
 std::vector<Tensor> tensors(const graft_tensor* list, int count) {
@@ -145,6 +96,33 @@ at::DeviceType device_type(int device) {
   return device == GRAFT_CUDA_DEVICE ? at::kCUDA : at::kCPU;
 }
 
+} // namespace
+
+void record(int kind, std::string text) {
+  last_kind = tells_of_timeout(text) ? GRAFT_TIMEOUT : kind;
+  last_error = std::move(text);
+}
+
+void record_exception() noexcept {
+  try {
+    throw;
+  } catch (const c10::DistNetworkError& e) {
+    record(GRAFT_NETWORK, e.what_without_backtrace());
+  } catch (const c10::DistStoreError& e) {
+    record(GRAFT_STORE, e.what_without_backtrace());
+  } catch (const c10::DistError& e) {
+    record(GRAFT_BACKEND, e.what_without_backtrace());
+  } catch (const c10::Error& e) {
+    record(GRAFT_TORCH, e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    // Gloo's own exceptions: IoException is a broken connection; the class is not in any header we have.
+    bool gloo = contains(typeid(e).name(), "gloo") || contains(e.what(), "gloo/");
+    record(gloo ? GRAFT_NETWORK : GRAFT_TORCH, e.what());
+  } catch (...) {
+    record(GRAFT_TORCH, "a C++ exception of unknown type");
+  }
+}
+
 void add_gloo(graft_group& g, const intrusive_ptr<c10d::Store>& store, int64_t timeout_ms, const char* interface_name) {
   using Gloo = c10d::ProcessGroupGloo;
   auto options = Gloo::Options::create(Milliseconds(timeout_ms));
@@ -154,8 +132,6 @@ void add_gloo(graft_group& g, const intrusive_ptr<c10d::Store>& store, int64_t t
   auto backend = make_intrusive<Gloo>(store, g.group->getRank(), g.group->getSize(), options);
   g.group->setBackend(c10::DeviceType::CPU, ProcessGroup::BackendType::GLOO, backend);
 }
-
-} // namespace
 
 extern "C" {
 
@@ -247,43 +223,6 @@ graft_group* graft_group_gloo(graft_store* s, int rank, int world, int64_t timeo
       },
       nullptr);
 }
-
-#ifdef GRAFT_CUDA
-graft_group* graft_group_nccl(graft_store* s, int rank, int world, int64_t timeout_ms, const char* interface_name) {
-  return guarded(
-      [&]() -> graft_group* {
-        using Nccl = c10d::ProcessGroupNCCL;
-        auto options = Nccl::Options::create();
-        options->timeout = Milliseconds(timeout_ms);
-        auto nccl_store = make_intrusive<c10d::PrefixStore>("nccl", s->store);
-        auto g = std::make_unique<graft_group>(graft_group{make_intrusive<ProcessGroup>(s->store, rank, world)});
-        g->group->setDefaultBackend(ProcessGroup::BackendType::NCCL);
-        g->group->setBackend(c10::DeviceType::CUDA, ProcessGroup::BackendType::NCCL,
-                             make_intrusive<Nccl>(nccl_store, rank, world, options));
-        add_gloo(*g, make_intrusive<c10d::PrefixStore>("gloo", s->store), timeout_ms, interface_name);
-        return g.release();
-      },
-      nullptr);
-}
-int graft_has_nccl(void) {
-  return 1;
-}
-int graft_set_cuda_device(int index) {
-  return guarded_status([&] { c10::cuda::set_device(static_cast<c10::DeviceIndex>(index)); });
-}
-#else
-graft_group* graft_group_nccl(graft_store*, int, int, int64_t, const char*) {
-  record(GRAFT_BACKEND, "this build has no NCCL: build graft-torch with the feature `cuda`");
-  return nullptr;
-}
-int graft_has_nccl(void) {
-  return 0;
-}
-int graft_set_cuda_device(int) {
-  record(GRAFT_BACKEND, "this build has no CUDA: build graft-torch with the feature `cuda`");
-  return -1;
-}
-#endif
 
 void graft_group_free(graft_group* g) {
   guarded_status([&] { delete g; });
@@ -430,27 +369,133 @@ int graft_zero_grads(const graft_tensor* parameters, int count, int to_none) {
 }
 int graft_fused_adam(int decoupled, const graft_tensor* parameters, const graft_tensor* gradients,
                      const graft_tensor* first_moments, const graft_tensor* second_moments, const graft_tensor* steps,
-                     int count, double lr, double beta1, double beta2, double weight_decay, double eps) {
+                     int count, double lr, double beta1, double beta2, double weight_decay, double eps,
+                     graft_tensor lr_there, graft_tensor skip) {
   return guarded_status([&] {
     at::NoGradGuard no_grad;
     auto p = tensors(parameters, count), g = tensors(gradients, count), m = tensors(first_moments, count),
          v = tensors(second_moments, count), s = tensors(steps, count);
+    auto skipped = skip ? std::optional<Tensor>(tensor(skip)) : std::nullopt;
     at::_foreach_add_(s, 1);
-    if (decoupled) {
-      at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    auto step = [&](const auto& rate) {
+      if (decoupled) {
+        at::_fused_adamw_(p, g, m, v, {}, s, rate, beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
+                          /*maximize=*/false, std::nullopt, skipped);
+      } else {
+        at::_fused_adam_(p, g, m, v, {}, s, rate, beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
+                         /*maximize=*/false, std::nullopt, skipped);
+      }
+    };
+    if (lr_there) {
+      step(tensor(lr_there));
     } else {
-      at::_fused_adam_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+      step(lr);
+    }
+    if (skipped) {
+      at::_foreach_sub_(s, std::vector<Tensor>(s.size(), *skipped));
     }
   });
 }
 int graft_fused_sgd(const graft_tensor* parameters, const graft_tensor* gradients, const graft_tensor* momenta,
-                    int count, double lr, double momentum, double weight_decay, int nesterov, int first_step) {
+                    int count, double lr, double momentum, double weight_decay, int nesterov, int first_step,
+                    graft_tensor lr_there, graft_tensor skip) {
   return guarded_status([&] {
     at::NoGradGuard no_grad;
     auto p = tensors(parameters, count), g = tensors(gradients, count);
     auto m = momenta ? tensors(momenta, count) : std::vector<Tensor>{};
-    at::_fused_sgd_(p, g, m, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0, /*maximize=*/false,
-                    first_step != 0);
+    auto skipped = skip ? std::optional<Tensor>(tensor(skip)) : std::nullopt;
+    auto step = [&](const auto& rate) {
+      at::_fused_sgd_(p, g, m, weight_decay, momentum, rate, /*dampening=*/0.0, nesterov != 0, /*maximize=*/false,
+                      first_step != 0, std::nullopt, skipped);
+    };
+    if (lr_there) {
+      step(tensor(lr_there));
+    } else {
+      step(lr);
+    }
+  });
+}
+int graft_unscale(const graft_tensor* gradients, int count, graft_tensor inverse_scale, graft_tensor not_finite) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    auto g = tensors(gradients, count);
+    at::_amp_foreach_non_finite_check_and_unscale_(g, tensor(not_finite), tensor(inverse_scale));
+  });
+}
+int graft_update_scale(graft_tensor scale, graft_tensor growth, graft_tensor not_finite, double factor, int64_t every) {
+  return guarded_status([&] {
+    at::NoGradGuard no_grad;
+    at::_amp_update_scale_(tensor(scale), tensor(growth), tensor(not_finite), factor, 1.0 / factor, every);
+  });
+}
+
+// ---- from and to a device without waiting ---------------------------------------------------------------------------
+
+graft_tensor graft_bytes(int64_t count, int pinned) {
+  return guarded(
+      [&]() -> graft_tensor {
+        return new Tensor(at::empty({count}, at::TensorOptions(at::kByte).pinned_memory(pinned != 0)));
+      },
+      nullptr);
+}
+void* graft_data(graft_tensor t) {
+  return guarded([&] { return tensor(t).mutable_data_ptr(); }, nullptr);
+}
+graft_tensor graft_upload(graft_tensor host, int index) {
+  return guarded(
+      [&]() -> graft_tensor {
+        at::NoGradGuard no_grad;
+        const c10::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+        const auto* streams = c10::impl::getDeviceGuardImpl(at::kCUDA);
+        const c10::Stream main = streams->getStream(device);
+        thread_local const c10::Stream side = streams->getStreamFromGlobalPool(device, /*isHighPriority=*/false);
+        const Tensor pinned = tensor(host).is_pinned() ? tensor(host) : tensor(host).pin_memory();
+        Tensor copy;
+        {
+          c10::StreamGuard on_side(side);
+          copy = pinned.to(device, /*non_blocking=*/true);
+        }
+        c10::Event copied(at::kCUDA);
+        copied.record(side);
+        copied.block(main);
+        // The allocator must not give its memory away before the main stream is done with it.
+        copy.record_stream(main);
+        return new Tensor(std::move(copy));
+      },
+      nullptr);
+}
+graft_later* graft_later_new(graft_tensor t) {
+  return guarded(
+      [&]() -> graft_later* {
+        at::NoGradGuard no_grad;
+        const Tensor& value = tensor(t);
+        if (value.device().is_cpu()) {
+          return new graft_later{value, std::nullopt};
+        }
+        Tensor host = at::empty({}, value.options().device(at::kCPU).pinned_memory(true));
+        host.copy_(value.detach(), /*non_blocking=*/true);
+        c10::Event copied(value.device().type());
+        copied.record(c10::impl::getDeviceGuardImpl(value.device().type())->getStream(value.device()));
+        return new graft_later{host, std::move(copied)};
+      },
+      nullptr);
+}
+void graft_later_free(graft_later* l) {
+  guarded_status([&] { delete l; });
+}
+int graft_later_wait(graft_later* l, double* value) {
+  return guarded_status([&] {
+    if (l->copied) {
+      l->copied->synchronize();
+    }
+    *value = l->host.item<double>();
+  });
+}
+int graft_leave_default_stream(int index) {
+  return guarded_status([&] {
+    const auto* streams = c10::impl::getDeviceGuardImpl(at::kCUDA);
+    const c10::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+    streams->exchangeStream(streams->getStreamFromGlobalPool(device, /*isHighPriority=*/false));
   });
 }
 
@@ -506,6 +551,12 @@ int graft_set_deterministic(int on) {
     at::globalContext().setDeterministicCuDNN(on != 0);
     // Else every new tensor is first filled with NaN, to show who reads what nobody wrote: a fifth of a training step.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
+}
+int graft_set_tf32(int on) {
+  return guarded_status([&] {
+    at::globalContext().setAllowTF32CuBLAS(on != 0);
+    at::globalContext().setAllowTF32CuDNN(on != 0);
   });
 }
 int graft_set_log_level(int level) {

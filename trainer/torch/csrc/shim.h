@@ -14,6 +14,8 @@ typedef void* graft_tensor;
 typedef struct graft_store graft_store;
 typedef struct graft_group graft_group;
 typedef struct graft_reducer graft_reducer;
+typedef struct graft_later graft_later;
+typedef struct graft_graph graft_graph;
 
 enum { GRAFT_TORCH = 1, GRAFT_NETWORK = 2, GRAFT_STORE = 3, GRAFT_BACKEND = 4, GRAFT_TIMEOUT = 5 };
 enum { GRAFT_SUM = 0, GRAFT_AVG = 1, GRAFT_MAX = 2, GRAFT_MIN = 3 };
@@ -58,13 +60,37 @@ int graft_reducer_finish(graft_reducer*);
 int64_t graft_reducer_stats(graft_reducer*, char* text, size_t capacity);
 
 // Gradients and fused optimizer steps. All lists of one call have `count` entries; `steps` are float scalars that the
-// call adds one to. Null `momenta` means SGD without momentum.
+// call adds one to. Null `momenta` means SGD without momentum. A float scalar `lr_there` beside the parameters on a GPU
+// takes the place of `lr`; where a float scalar `skip` is there and 1, the step does nothing.
 int graft_zero_grads(const graft_tensor* parameters, int count, int to_none);
 int graft_fused_adam(int decoupled, const graft_tensor* parameters, const graft_tensor* gradients,
                      const graft_tensor* first_moments, const graft_tensor* second_moments, const graft_tensor* steps,
-                     int count, double lr, double beta1, double beta2, double weight_decay, double eps);
+                     int count, double lr, double beta1, double beta2, double weight_decay, double eps,
+                     graft_tensor lr_there, graft_tensor skip);
 int graft_fused_sgd(const graft_tensor* parameters, const graft_tensor* gradients, const graft_tensor* momenta,
-                    int count, double lr, double momentum, double weight_decay, int nesterov, int first_step);
+                    int count, double lr, double momentum, double weight_decay, int nesterov, int first_step,
+                    graft_tensor lr_there, graft_tensor skip);
+// Loss scaling. `not_finite` becomes 1 if a gradient is not finite; then the scale is divided by `factor`, and after
+// `every` steps in a row without that it is multiplied by it.
+int graft_unscale(const graft_tensor* gradients, int count, graft_tensor inverse_scale, graft_tensor not_finite);
+int graft_update_scale(graft_tensor scale, graft_tensor growth, graft_tensor not_finite, double factor, int64_t every);
+
+// From and to a device without waiting for it. `graft_upload` copies on a stream of its own, which the thread's current
+// stream waits for. `graft_later` is a scalar on its way to the CPU.
+graft_tensor graft_bytes(int64_t count, int pinned);
+void* graft_data(graft_tensor);
+graft_tensor graft_upload(graft_tensor host, int index);
+graft_later* graft_later_new(graft_tensor scalar);
+void graft_later_free(graft_later*);
+int graft_later_wait(graft_later*, double* value);
+
+// CUDA graphs. What this thread gives its current stream between begin and end is recorded, not run; the default
+// stream cannot be recorded, so leave it first.
+int graft_leave_default_stream(int index);
+graft_graph* graft_graph_begin(void);
+int graft_graph_end(graft_graph*);
+int graft_graph_replay(graft_graph*);
+void graft_graph_free(graft_graph*);
 
 // Memory format, autocast and process-wide settings.
 graft_tensor graft_to_channels_last(graft_tensor);
@@ -74,6 +100,7 @@ int graft_autocast_enter(int device, int bfloat16, int* was_enabled, int* was_ty
 int graft_autocast_leave(int device, int was_enabled, int was_type);
 int graft_set_threads(int intra_op, int inter_op);
 int graft_set_deterministic(int on);
+int graft_set_tf32(int on);
 int graft_set_log_level(int level);
 int graft_set_cuda_device(int index);
 

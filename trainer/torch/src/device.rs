@@ -43,6 +43,13 @@ pub fn set_determinism(determinism: Determinism) -> Result<()> {
     Ok(())
 }
 
+/// Whether float32 convolutions and matrix products on GPUs may round what they multiply to TF32's 10 bits.
+pub fn set_tf32(allowed: bool) -> Result<()> {
+    // SAFETY: a plain number.
+    check("set TF32", unsafe { ffi::graft_set_tf32(c_int::from(allowed)) })?;
+    Ok(())
+}
+
 /// The least severe messages that libtorch itself writes to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {

@@ -42,7 +42,7 @@ pub struct Error {
 }
 
 /// The result of a call into libtorch.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error with the message's noise taken off.

@@ -20,6 +20,14 @@ pub(crate) struct RawGroup {
 pub(crate) struct RawReducer {
     _opaque: [u8; 0],
 }
+#[repr(C)]
+pub(crate) struct RawLater {
+    _opaque: [u8; 0],
+}
+#[repr(C)]
+pub(crate) struct RawGraph {
+    _opaque: [u8; 0],
+}
 
 unsafe extern "C" {
     fn graft_error() -> *const c_char;
@@ -78,6 +86,8 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         eps: f64,
+        lr_there: TensorPtr,
+        skip: TensorPtr,
     ) -> c_int;
     pub(crate) fn graft_fused_sgd(
         parameters: *const TensorPtr,
@@ -89,7 +99,24 @@ unsafe extern "C" {
         weight_decay: f64,
         nesterov: c_int,
         first_step: c_int,
+        lr_there: TensorPtr,
+        skip: TensorPtr,
     ) -> c_int;
+    pub(crate) fn graft_unscale(gradients: *const TensorPtr, count: c_int, inverse_scale: TensorPtr, not_finite: TensorPtr) -> c_int;
+    pub(crate) fn graft_update_scale(scale: TensorPtr, growth: TensorPtr, not_finite: TensorPtr, factor: f64, every: i64) -> c_int;
+
+    pub(crate) fn graft_bytes(count: i64, pinned: c_int) -> TensorPtr;
+    pub(crate) fn graft_data(tensor: TensorPtr) -> *mut c_void;
+    pub(crate) fn graft_upload(host: TensorPtr, index: c_int) -> TensorPtr;
+    pub(crate) fn graft_later_new(scalar: TensorPtr) -> *mut RawLater;
+    pub(crate) fn graft_later_free(later: *mut RawLater);
+    pub(crate) fn graft_later_wait(later: *mut RawLater, value: *mut f64) -> c_int;
+
+    pub(crate) fn graft_leave_default_stream(index: c_int) -> c_int;
+    pub(crate) fn graft_graph_begin() -> *mut RawGraph;
+    pub(crate) fn graft_graph_end(graph: *mut RawGraph) -> c_int;
+    pub(crate) fn graft_graph_replay(graph: *mut RawGraph) -> c_int;
+    pub(crate) fn graft_graph_free(graph: *mut RawGraph);
 
     pub(crate) fn graft_to_channels_last(tensor: TensorPtr) -> TensorPtr;
     pub(crate) fn graft_set_channels_last(tensor: TensorPtr) -> c_int;
@@ -98,6 +125,7 @@ unsafe extern "C" {
     pub(crate) fn graft_autocast_leave(device: c_int, was_enabled: c_int, was_type: c_int) -> c_int;
     pub(crate) fn graft_set_threads(intra_op: c_int, inter_op: c_int) -> c_int;
     pub(crate) fn graft_set_deterministic(on: c_int) -> c_int;
+    pub(crate) fn graft_set_tf32(on: c_int) -> c_int;
     pub(crate) fn graft_set_log_level(level: c_int) -> c_int;
     pub(crate) fn graft_set_cuda_device(index: c_int) -> c_int;
 }
@@ -140,6 +168,18 @@ pub(crate) fn c_count(operation: &'static str, count: usize) -> Result<c_int> {
 /// The tensor's own pointer, valid as long as the tensor lives.
 pub(crate) fn ptr(tensor: &Tensor) -> TensorPtr {
     tensor.as_ptr().cast_mut().cast()
+}
+
+/// The pointer of a tensor that may be left out.
+pub(crate) fn ptr_or_null(tensor: Option<&Tensor>) -> TensorPtr {
+    tensor.map_or(std::ptr::null_mut(), ptr)
+}
+
+/// The tensor that a function of the shim made for us.
+pub(crate) fn taken(operation: &'static str, pointer: TensorPtr) -> Result<Tensor> {
+    let raw = check_ptr(operation, pointer)?;
+    // SAFETY: every function of the shim that gives a tensor gives an `at::Tensor*` made with `new`, which is what tch takes over and deletes.
+    Ok(unsafe { Tensor::from_ptr(raw.cast()) })
 }
 
 /// The pointers of a list.

@@ -4,13 +4,16 @@
 pub mod device;
 mod error;
 mod ffi;
+pub mod graph;
 pub mod group;
 pub mod memory;
 pub mod optim;
 pub mod reducer;
 pub mod store;
+pub mod transfer;
 
 pub use error::{Error, ErrorKind, Result};
+pub use graph::Graph;
 pub use group::{Interface, ProcessGroup, Reduction};
 pub use reducer::{GradientStorage, Parameter, Reducer, ReducerSettings, ReducerStats, UnusedParameters};
 pub use store::Store;

@@ -2,7 +2,7 @@
 //! what order they lie.
 
 use crate::Result;
-use crate::ffi::{self, c_count, check, check_ptr, ptr, ptrs};
+use crate::ffi::{self, c_count, check, ptr, ptrs, taken};
 use std::borrow::Borrow;
 use tch::Tensor;
 
@@ -36,11 +36,8 @@ pub fn zero_grads_to_none<T: Borrow<Tensor>>(parameters: &[T]) -> Result<()> {
 
 /// The tensor `[N, C, H, W]` with its values laid out N, H, W, C; itself if it is so already.
 pub fn to_channels_last(tensor: &Tensor) -> Result<Tensor> {
-    const DOING: &str = "change the memory format";
     // SAFETY: the tensor is live; the shim returns a new handle.
-    let raw = check_ptr(DOING, unsafe { ffi::graft_to_channels_last(ptr(tensor)) })?;
-    // SAFETY: `raw` is an `at::Tensor*` made with `new` for us, which is what tch takes over and deletes.
-    Ok(unsafe { Tensor::from_ptr(raw.cast()) })
+    taken("change the memory format", unsafe { ffi::graft_to_channels_last(ptr(tensor)) })
 }
 
 /// Lays a parameter's values out in channels-last order, in place of the old ones; a tensor without four dimensions is

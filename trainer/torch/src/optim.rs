@@ -1,7 +1,7 @@
 //! One optimizer step over all parameters in one call: torch's fused kernels. The state is the caller's own tensors, so
 //! it can be saved and restored as it is; nothing is kept here between steps.
 
-use crate::ffi::{self, c_count, check, ptrs};
+use crate::ffi::{self, c_count, check, ptr, ptr_or_null, ptrs};
 use crate::{Error, ErrorKind, Result};
 use tch::Tensor;
 
@@ -42,8 +42,17 @@ pub struct AdamState<'a> {
     pub steps: &'a [Tensor],
 }
 
+/// What a step reads from the device that the parameters are on, so that the CPU need not know it yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnDevice<'a> {
+    /// The learning rate, a float scalar on a GPU, in place of the step's own.
+    pub lr: Option<&'a Tensor>,
+    /// A float scalar: where it is 1 the step does nothing.
+    pub skip: Option<&'a Tensor>,
+}
+
 /// An Adam or AdamW step in place.
-pub fn fused_adam(parameters: &[Tensor], gradients: &[Tensor], state: &AdamState<'_>, step: AdamStep) -> Result<()> {
+pub fn fused_adam(parameters: &[Tensor], gradients: &[Tensor], state: &AdamState<'_>, step: AdamStep, there: OnDevice<'_>) -> Result<()> {
     const DOING: &str = "Adam step";
     for list in [gradients, state.first, state.second, state.steps] {
         same_length(DOING, parameters, list)?;
@@ -70,6 +79,8 @@ pub fn fused_adam(parameters: &[Tensor], gradients: &[Tensor], state: &AdamState
             step.beta2,
             step.weight_decay,
             step.eps,
+            ptr_or_null(there.lr),
+            ptr_or_null(there.skip),
         )
     };
     check(DOING, status)?;
@@ -110,7 +121,7 @@ pub struct SgdStep {
 }
 
 /// An SGD step in place. `momenta` are shaped as the parameters and are not read where the momentum is 0.
-pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], step: SgdStep) -> Result<()> {
+pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], step: SgdStep, there: OnDevice<'_>) -> Result<()> {
     const DOING: &str = "SGD step";
     same_length(DOING, parameters, gradients)?;
     let with_momentum = step.momentum != 0.0;
@@ -128,9 +139,30 @@ pub fn fused_sgd(parameters: &[Tensor], gradients: &[Tensor], momenta: &[Tensor]
         SgdTurn::Later => 0,
     };
     let m_ptr = if with_momentum { m.as_ptr() } else { std::ptr::null() };
+    let (lr, skip) = (ptr_or_null(there.lr), ptr_or_null(there.skip));
     // SAFETY: all tensors are live, and each list that is passed was checked to have `count` entries.
-    let status = unsafe { ffi::graft_fused_sgd(p.as_ptr(), g.as_ptr(), m_ptr, count, step.lr, step.momentum, step.weight_decay, nesterov, first) };
+    let status =
+        unsafe { ffi::graft_fused_sgd(p.as_ptr(), g.as_ptr(), m_ptr, count, step.lr, step.momentum, step.weight_decay, nesterov, first, lr, skip) };
     check(DOING, status)?;
+    Ok(())
+}
+
+/// Multiplies gradients of a scaled loss by `inverse_scale`, and sets `not_finite` to 1 if one of them is not finite; float scalars all.
+pub fn unscale(gradients: &[Tensor], inverse_scale: &Tensor, not_finite: &Tensor) -> Result<()> {
+    const DOING: &str = "unscale gradients";
+    let g = ptrs(gradients);
+    let count = c_count(DOING, g.len())?;
+    // SAFETY: all tensors are live and `count` is their number.
+    check(DOING, unsafe { ffi::graft_unscale(g.as_ptr(), count, ptr(inverse_scale), ptr(not_finite)) })?;
+    Ok(())
+}
+
+/// The scale of the next step: divided by `factor` after gradients that were not finite, multiplied by it after `every` sound steps in a
+/// row, which `growth`, an int scalar, counts.
+pub fn update_scale(scale: &Tensor, growth: &Tensor, not_finite: &Tensor, factor: f64, every: u32) -> Result<()> {
+    // SAFETY: all tensors are live.
+    let status = unsafe { ffi::graft_update_scale(ptr(scale), ptr(growth), ptr(not_finite), factor, i64::from(every)) };
+    check("update the loss scale", status)?;
     Ok(())
 }
 

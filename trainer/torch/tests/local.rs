@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use graft_torch::Graph;
 use graft_torch::device::{AutocastGuard, AutocastType};
-use graft_torch::optim::{AdamState, AdamStep, Momentum, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd};
+use graft_torch::optim::{self, AdamState, AdamStep, Momentum, OnDevice, SgdStep, SgdTurn, WeightDecay, fused_adam, fused_sgd};
 use graft_torch::tch::{Device, Kind, Tensor};
+use graft_torch::transfer::{self, Later};
 use graft_torch::{ErrorKind, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Store, device, memory};
 use std::time::{Duration, Instant};
 
@@ -102,7 +104,7 @@ fn fused_adam_follows_the_paper() {
         for k in 1..=4 {
             let g = [0.3 * f64::from(k), -0.2, 0.7];
             let gradient = [Tensor::from_slice(&g.map(|x| x as f32))];
-            fused_adam(&p, &gradient, &AdamState { first: &m, second: &v, steps: &t }, step).unwrap();
+            fused_adam(&p, &gradient, &AdamState { first: &m, second: &v, steps: &t }, step, OnDevice::default()).unwrap();
             for i in 0..3 {
                 let mut gi = g[i];
                 match decay {
@@ -119,7 +121,7 @@ fn fused_adam_follows_the_paper() {
         for (got, expected) in floats(&p[0]).iter().zip(pe) {
             assert!((got - expected).abs() < 1e-5, "{decay:?}: {got} against {expected}");
         }
-        assert!(fused_adam(&p, &[], &AdamState { first: &m, second: &v, steps: &t }, step).is_err());
+        assert!(fused_adam(&p, &[], &AdamState { first: &m, second: &v, steps: &t }, step, OnDevice::default()).is_err());
     }
 }
 
@@ -133,7 +135,7 @@ fn fused_sgd_has_momentum_and_nesterov() {
             let turn = if k == 0 { SgdTurn::First } else { SgdTurn::Later };
             let gradient = [Tensor::from_slice(&[0.5f32, -0.25])];
             let step = SgdStep { lr: 0.1, momentum, weight_decay: 0.01, kind, turn };
-            fused_sgd(&p, &gradient, &buffer, step).unwrap();
+            fused_sgd(&p, &gradient, &buffer, step, OnDevice::default()).unwrap();
             for (i, g) in [0.5, -0.25].into_iter().enumerate() {
                 let g = g + 0.01 * pe[i];
                 be[i] = momentum * be[i] + g;
@@ -181,4 +183,45 @@ fn settings_are_taken() {
     let a = Tensor::rand([3], (Kind::Float, Device::Cpu));
     device::manual_seed(u64::MAX);
     assert!(a.equal(&Tensor::rand([3], (Kind::Float, Device::Cpu))));
+}
+
+#[test]
+fn bytes_and_numbers_travel() {
+    let bytes = transfer::bytes(3, Device::Cpu, |to| {
+        to.copy_from_slice(&[1, 2, 255]);
+        Ok::<(), graft_torch::Error>(())
+    });
+    assert_eq!(floats(&bytes.unwrap()), [1.0, 2.0, 255.0]);
+    assert_eq!(transfer::bytes(0, Device::Cpu, |_| Ok::<(), graft_torch::Error>(())).unwrap().size(), [0]);
+    let refused = transfer::bytes(1, Device::Cpu, |_| Err(graft_torch::Error::from_tch("fill", &graft_torch::tch::TchError::Kind("no".into()))));
+    assert!(refused.is_err());
+    let mut number = Tensor::from(1.5f32);
+    let later = Later::of(&number).unwrap();
+    assert_eq!(later.wait().unwrap(), 1.5);
+    let _ = number.fill_(2.0);
+}
+
+#[test]
+fn a_step_is_left_out_when_gradients_are_not_finite() {
+    let (scale, growth) = (Tensor::from(1024f32), Tensor::from(0i32));
+    let p = [Tensor::from_slice(&[1.0f32, -2.0])];
+    let (m, v, t) = ([p[0].zeros_like()], [p[0].zeros_like()], [Tensor::from(0f32)]);
+    let step = AdamStep { lr: 0.1, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, eps: 1e-8, decay: WeightDecay::Coupled };
+    for (gradient, after, scales, steps) in [([f32::INFINITY, 1.0], [1.0, -2.0], 512.0, 0.0), ([512.0, 1024.0], [0.9, -2.1], 1024.0, 1.0)] {
+        let (gradients, skip) = ([Tensor::from_slice(&gradient)], Tensor::from(0f32));
+        let inverse = scale.reciprocal();
+        optim::unscale(&gradients, &inverse, &skip).unwrap();
+        fused_adam(&p, &gradients, &AdamState { first: &m, second: &v, steps: &t }, step, OnDevice { lr: None, skip: Some(&skip) }).unwrap();
+        optim::update_scale(&scale, &growth, &skip, 2.0, 1).unwrap();
+        assert!(floats(&p[0]).iter().zip(after).all(|(got, expected)| (got - expected).abs() < 1e-6), "{:?}", floats(&p[0]));
+        assert_eq!((floats(&scale)[0], floats(&t[0])[0]), (scales, steps));
+    }
+}
+
+#[test]
+fn a_build_without_cuda_records_no_graph() {
+    if !ProcessGroup::has_nccl() {
+        let error = Graph::record(|| Ok::<(), graft_torch::Error>(())).unwrap_err();
+        assert!(error.message.contains("feature `cuda`"), "{error}");
+    }
 }
