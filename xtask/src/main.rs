@@ -54,6 +54,7 @@ enum Task {
     /// Write programs with NCCL, and the script that checks and measures them, into a folder for a machine with a GPU
     Gpu {
         /// The folder
+        #[arg(default_value = "target/gpu")]
         folder: PathBuf,
     },
     /// A Kubernetes cluster of one node on this machine
