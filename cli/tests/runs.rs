@@ -85,6 +85,27 @@ fn the_same_seed_writes_the_same_files() {
 }
 
 #[test]
+fn outputs_of_frozen_layers_are_kept_and_change_nothing() {
+    let site = Site::with_a_signal();
+    let epochs = |job: &mut Value| job["spec"]["fineTune"]["epochs"] = 4.into();
+    const KEPT: &str = "from now on only trained layers run: the frozen ones' outputs of 36 images are kept";
+    assert!(site.run("kept", epochs).logs(KEPT));
+    // Augmentation that changes nothing, and yet might.
+    let other = site.run("computed", |job| {
+        epochs(job);
+        job["spec"]["fineTune"]["augment"] = serde_json::json!({});
+    });
+    assert!(!other.logs("are kept in"));
+    let start = graft_trainer::weights::load(&site.path("weights.safetensors"), None).unwrap().tensors;
+    let (kept, computed) = (site.model("kept"), site.model("computed"));
+    let distance = |name: &str, a: &graft_torch::tch::Tensor| (a - &kept[name]).abs().max().double_value(&[]);
+    for name in ["25.dw.weight", "26.conv.weight"] {
+        let (moved, between) = (distance(name, &start[name]), distance(name, &computed[name]));
+        assert!(moved > 1e-3 && between < 1e-3 * moved, "{name} moved by {moved}, and lies {between} from what computing everything gives");
+    }
+}
+
+#[test]
 fn features_are_extracted_once() {
     let site = Site::new();
     let frozen = |job: &mut Value| drop(job["spec"].as_object_mut().unwrap().remove("fineTune"));
@@ -118,8 +139,8 @@ fn long(job: &mut Value) {
 
 #[expect(clippy::zombie_processes, reason = "the caller waits")]
 /// Start a run and read on until its second checkpoint is written.
-fn until_checkpoint(site: &Site, name: &str) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut child = command(&["run", &site.job(name, long).to_string_lossy()]).spawn().unwrap();
+fn until_checkpoint(site: &Site, name: &str, change: impl FnOnce(&mut Value)) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command(&["run", &site.job(name, change).to_string_lossy()]).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     loop {
@@ -144,7 +165,7 @@ fn rest(mut child: Child, mut output: BufReader<std::process::ChildStdout>) -> R
 fn a_killed_rank_ends_the_run_and_the_next_goes_on_to_the_same_model() {
     let site = Site::new();
     site.run("calm", long);
-    let (child, output) = until_checkpoint(&site, "hurt");
+    let (child, output) = until_checkpoint(&site, "hurt", long);
     let ranks = children(child.id());
     assert_eq!(ranks.len(), 2);
     signal(ranks[1], "KILL");
@@ -166,8 +187,13 @@ fn a_killed_rank_ends_the_run_and_the_next_goes_on_to_the_same_model() {
 #[test]
 fn a_damaged_checkpoint_is_left_aside() {
     let site = Site::new();
-    site.run("calm", long);
-    let (child, output) = until_checkpoint(&site, "hurt");
+    // What is kept of frozen layers is another thing after each thaw.
+    let thawing = |job: &mut Value| {
+        long(job);
+        job["spec"]["fineTune"]["thawEveryEpochs"] = 2.into();
+    };
+    site.run("calm", thawing);
+    let (child, output) = until_checkpoint(&site, "hurt", thawing);
     signal(child.id(), "KILL");
     rest(child, output);
     let mut states: Vec<_> = walk(&site.path("hurt/.graft/checkpoints")).into_iter().filter(|p| p.ends_with("state.safetensors")).collect();
@@ -178,7 +204,7 @@ fn a_damaged_checkpoint_is_left_aside() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(newest, bytes).unwrap();
-    let again = site.run("hurt", long);
+    let again = site.run("hurt", thawing);
     assert!(again.logs("it is left aside") && again.logs("going on after epoch"), "{}", again.stdout);
     assert!(site.read("calm/model.safetensors") == site.read("hurt/model.safetensors"));
 }
@@ -186,7 +212,7 @@ fn a_damaged_checkpoint_is_left_aside() {
 #[test]
 fn sigterm_is_never_a_success() {
     let site = Site::new();
-    let (child, output) = until_checkpoint(&site, "stopped");
+    let (child, output) = until_checkpoint(&site, "stopped", long);
     signal(child.id(), "TERM");
     let run = rest(child, output);
     let summary = run.summary();

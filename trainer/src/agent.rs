@@ -171,7 +171,7 @@ impl Agent {
         match event {
             Event::Failed(failure) => self.failures.push(failure),
             Event::Output(output) => self.output = Some(output),
-            Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } | Event::Step(_) => {}
+            Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } | Event::Step(_) | Event::Exchange(_) => {}
         }
     }
 

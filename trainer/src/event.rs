@@ -40,12 +40,25 @@ pub enum Event {
         /// When the step was done, in seconds since 1970.
         first_step_unix: f64,
     },
+    /// What the exchange of gradients cost a step on average, told once an epoch where there is more than one rank.
+    Exchange(GradientExchange),
     /// An optimizer step is done; durations in seconds.
     Step(StepTimes),
     /// The rank gives up.
     Failed(TrainerFailure),
     /// The model is written.
     Output(OutputRef),
+}
+
+/// How gradients went to the other ranks in the steps so far, of which torch measures the first ten and then one of a hundred.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GradientExchange {
+    /// Bytes of each bucket, in the order in which they are sent.
+    pub bucket_bytes: Vec<u64>,
+    /// Mean seconds of sending and receiving in a step.
+    pub seconds: f64,
+    /// Of these, seconds under the backward pass.
+    pub overlapped_seconds: f64,
 }
 
 /// Where the time of one step went, in seconds. Communication overlaps with the backward pass and is a part of it.

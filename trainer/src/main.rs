@@ -91,7 +91,7 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
                 serve: Serve::On,
                 termination_log,
                 observer: Some(Box::new(|event: &Event| match event {
-                    Event::Step(_) => {}
+                    Event::Step(_) | Event::Exchange(_) => {}
                     other => println!("{}", serde_json::to_string(other).unwrap_or_default()),
                 })),
             };

@@ -30,6 +30,10 @@ struct Metrics {
     epoch: Gauge,
     percent: Gauge,
     quality: GaugeVec,
+    exchange: Gauge,
+    overlapped: Gauge,
+    buckets: Gauge,
+    largest_bucket: Gauge,
     steps: HistogramVec,
 }
 
@@ -42,6 +46,13 @@ impl Metrics {
             rate: Gauge::new("graft_trainer_learning_rate", "Learning rate at the end of the last epoch.")?,
             epoch: Gauge::new("graft_trainer_epoch", "Epochs of the current stage that are done.")?,
             percent: Gauge::new("graft_trainer_progress_ratio", "Share of the whole job that is done, 0 to 1.")?,
+            exchange: Gauge::new("graft_trainer_gradient_exchange_seconds", "Mean duration of the exchange of gradients in a training step.")?,
+            overlapped: Gauge::new(
+                "graft_trainer_gradient_exchange_overlapped_seconds",
+                "The part of graft_trainer_gradient_exchange_seconds under the backward pass.",
+            )?,
+            buckets: Gauge::new("graft_trainer_gradient_buckets", "Buckets that gradients are sent in.")?,
+            largest_bucket: Gauge::new("graft_trainer_gradient_bucket_max_bytes", "Size of the largest bucket of gradients.")?,
             quality: GaugeVec::new(Opts::new("graft_trainer_metric", "Metrics by split."), &["split", "name"])?,
             steps: HistogramVec::new(
                 HistogramOpts::new("graft_trainer_step_seconds", "Duration of the parts of a training step; communication overlaps with backward.")
@@ -50,7 +61,8 @@ impl Metrics {
             )?,
         };
         registry.register(Box::new(metrics.samples.clone()))?;
-        for gauge in [&metrics.loss, &metrics.rate, &metrics.epoch, &metrics.percent] {
+        let exchange = [&metrics.exchange, &metrics.overlapped, &metrics.buckets, &metrics.largest_bucket];
+        for gauge in [&metrics.loss, &metrics.rate, &metrics.epoch, &metrics.percent].into_iter().chain(exchange) {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(metrics.quality.clone()))?;
@@ -88,6 +100,12 @@ impl Board {
                 metrics.loss.set(row.train_loss);
                 metrics.rate.set(row.learning_rate);
             }
+            Event::Exchange(exchange) if speaks => {
+                metrics.exchange.set(exchange.seconds);
+                metrics.overlapped.set(exchange.overlapped_seconds);
+                metrics.buckets.set(exchange.bucket_bytes.len() as f64);
+                metrics.largest_bucket.set(exchange.bucket_bytes.iter().max().copied().unwrap_or(0) as f64);
+            }
             Event::Step(times) => {
                 metrics.samples.inc_by(times.samples);
                 for (part, seconds) in
@@ -96,7 +114,8 @@ impl Board {
                     metrics.steps.with_label_values(&[part]).observe(seconds);
                 }
             }
-            Event::Progress(_) | Event::Epoch(_) | Event::Log { .. } | Event::FirstStep { .. } | Event::Failed(_) | Event::Output(_) => {}
+            Event::Progress(_) | Event::Epoch(_) | Event::Exchange(_) => {}
+            Event::Log { .. } | Event::FirstStep { .. } | Event::Failed(_) | Event::Output(_) => {}
         }
     }
 

@@ -53,8 +53,13 @@ fn an_agent_answers_over_http_while_it_trains() {
     assert_eq!(ended.code, Some(0));
     let progress: graft_crds::contract::Progress = serde_json::from_str(&answers[0]).unwrap();
     assert!(progress.step > 0 && progress.percent > 0.0, "{progress:?}");
-    for name in ["graft_trainer_samples_total", "graft_trainer_step_seconds_bucket{part=\"backward\"", "graft_trainer_loss", "graft_trainer_metric{"]
-    {
+    for name in [
+        "graft_trainer_samples_total",
+        "graft_trainer_step_seconds_bucket{part=\"backward\"",
+        "graft_trainer_loss",
+        "graft_trainer_metric{",
+        "graft_trainer_gradient_buckets 1",
+    ] {
         assert!(answers[1].contains(name), "{name} is not in:\n{}", answers[1]);
     }
     assert_eq!(answers[2], "ok\n");

@@ -95,16 +95,21 @@ impl Server {
 
 /// Environment variables belong to the process, so each case runs in a process of its own: this same test, told to be it.
 fn fetch(server: &Server, folder: &std::path::Path, file: &str, sha256: &str, token: Option<&str>) -> String {
+    let token = token.map(|token| ("HF_TOKEN", token));
+    let variables: Vec<(&str, &str)> = [("HF_ENDPOINT", server.address.as_str())].into_iter().chain(token).collect();
+    fetch_with(&format!("hf://org/repo@v1/{file}"), folder, sha256, &variables)
+}
+
+fn fetch_with(uri: &str, folder: &std::path::Path, sha256: &str, variables: &[(&str, &str)]) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "child", "--nocapture", "--ignored"]).env_remove("HTTPS_PROXY").env_remove("HTTP_PROXY").env_remove("ALL_PROXY");
-    child.env("HF_ENDPOINT", &server.address).env("CHILD", format!("hf://org/repo@v1/{file} {sha256} {}", folder.display()));
-    match token {
-        Some(token) => child.env("HF_TOKEN", token),
-        None => child.env_remove("HF_TOKEN"),
-    };
+    child.args(["--exact", "child", "--nocapture", "--ignored"]);
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"] {
+        child.env_remove(name);
+    }
+    child.env("CHILD", format!("{uri} {sha256} {}", folder.display())).envs(variables.iter().copied());
     let output = child.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(!text.contains("t0ken"), "{text}");
+    assert!(!text.contains("t0ken") && !text.contains("Signature"), "{text}");
     text
 }
 
@@ -172,6 +177,24 @@ fn the_token_goes_to_the_hub_and_nowhere_else() {
 }
 
 #[test]
+fn an_object_store_gets_a_signed_request() {
+    let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
+    let sha256 = digest(&body());
+    let keys = [("AWS_ENDPOINT_URL_S3", server.address.as_str()), ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "s3cr3t-t0ken")];
+    let text = fetch_with("s3://models/lung/gated.pth", folder.path(), &sha256, &keys[..1]);
+    assert!(text.contains("s3://models/lung/gated.pth: HTTP 401") && text.contains("AWS_ACCESS_KEY_ID"), "{text}");
+    let text = fetch_with("s3://models/lung/whole.pth", folder.path(), &sha256, &keys);
+    assert!(text.contains("path: "), "{text}");
+    assert_eq!(std::fs::read(folder.path().join(&sha256)).unwrap(), body());
+    let seen: Vec<String> = server.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(seen[0], "/models/lung/gated.pth");
+    for part in ["/models/lung/whole.pth?", "X-Amz-Algorithm=AWS4-HMAC-SHA256", "X-Amz-Credential=AKIDEXAMPLE%2F", "X-Amz-Signature="] {
+        assert!(seen[1].contains(part), "{}", seen[1]);
+    }
+    assert!(!seen[1].contains("s3cr3t"));
+}
+
+#[test]
 fn what_cannot_be_had_is_said_plainly() {
     let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
     let sha256 = digest(&body());
@@ -189,6 +212,6 @@ fn what_cannot_be_had_is_said_plainly() {
     assert!(error.contains("spec.backbone.weights.sha256"), "{error}");
     let error = locate("https://169.254.169.254/latest/meta-data", Some(&digest(b"none")), folder.path(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("metadata service") && matches!(error, WeightsError::Unreachable { permanent: true, .. }), "{error}");
-    let error = locate("s3://bucket/x.pth", Some(&sha256), folder.path(), |_| ()).unwrap_err().to_string();
+    let error = locate("gs://bucket/x.pth", Some(&sha256), folder.path(), |_| ()).unwrap_err().to_string();
     assert!(error.contains("hf://ORG/REPO@REVISION/FILE"), "{error}");
 }

@@ -89,6 +89,15 @@ pub(super) fn dashboard() -> Value {
                     )],
                 )
                 .shape(Shape::Stack),
+                lines(
+                    "Exchange of gradients",
+                    "s",
+                    "Mean time of a step's exchange between ranks, and how much of it lies under the backward pass and costs nothing.",
+                    &[
+                        (&format!("max by (pod) (graft_trainer_gradient_exchange_seconds{OWN})"), "{{pod}}"),
+                        (&format!("max by (pod) (graft_trainer_gradient_exchange_overlapped_seconds{OWN})"), "{{pod}} under backward"),
+                    ],
+                ),
             ],
         },
         Row {

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 pub use data::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, PatientFrom, Validation, Window};
 pub use pod::{Mount, NfsSource, Volume, Workers};
-pub use recipe::{Augment, ClassWeights, Clip, Keep, Loss, LossName, Mix, Precision, Schedule, ScheduleName};
+pub use recipe::{
+    Augment, AugmentPolicy, ClassWeights, Clip, GradientTravel, Keep, Loss, LossName, Mix, PolicyName, Precision, Schedule, ScheduleName,
+};
 pub use training::{
     AfterFineTune, Backbone, DecayScope, Evaluation, FineTune, Fit, Head, HeadKind, HeadOptimizer, Interpolation, Metric, Optimizer, OptimizerName,
     Preprocessing, Sampling, Weights,

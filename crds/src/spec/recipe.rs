@@ -167,6 +167,43 @@ pub struct Augment {
     /// Probability of erasing one rectangle of 2 to 20 % of the area (Zhong et al. 2017, arXiv:1708.04896). Default: "0".
     #[serde(default = "zero")]
     pub erase: Decimal,
+    /// A published policy of random operations, done after flips, crop, rotation and shift. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<AugmentPolicy>,
+}
+
+/// Random operations on geometry, colours and contrast with torchvision's ranges.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AugmentPolicy {
+    /// randAugment (Cubuk et al. 2019, arXiv:1909.13719), or trivialAugment (Müller and Hutter 2021, arXiv:2103.10158): one operation of any strength.
+    pub name: PolicyName,
+    /// randAugment: operations on each image. Default: 2.
+    #[serde(default = "two_operations")]
+    #[schemars(range(min = 1, max = 16))]
+    pub operations: i32,
+    /// randAugment: strength of each, 0 to 30. Default: 9.
+    #[serde(default = "nine")]
+    #[schemars(range(min = 0, max = 30))]
+    pub magnitude: i32,
+}
+
+/// An augmentation policy.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyName {
+    /// RandAugment.
+    RandAugment,
+    /// TrivialAugment, wide.
+    TrivialAugment,
+}
+
+fn two_operations() -> i32 {
+    2
+}
+
+fn nine() -> i32 {
+    9
 }
 
 /// Pairs of training images blended into one, labels and all; the partner comes from the same global batch.
@@ -194,6 +231,17 @@ pub enum Keep {
     Best,
     /// Those of the last epoch.
     Last,
+}
+
+/// Type that gradients travel in between ranks.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GradientTravel {
+    /// float32.
+    #[default]
+    Fp32,
+    /// bfloat16: half the bytes, for slow networks; gradients lose 16 of their 24 bits.
+    Bf16,
 }
 
 /// Type that convolutions and matrix products compute in; parameters stay float32.

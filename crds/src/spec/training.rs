@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::recipe::{Augment, Clip, Keep, Loss, Mix, Precision, Schedule};
+use super::recipe::{Augment, Clip, GradientTravel, Keep, Loss, Mix, Precision, Schedule};
 use crate::architectures::{Architecture, Padding};
 use crate::decimal::Decimal;
 
@@ -29,9 +29,9 @@ pub struct Backbone {
     "spec.backbone.weights.sha256 is missing: weights from the network need the digest of the file that is meant"
 ))]
 pub struct Weights {
-    /// A `.safetensors` file or a PyTorch state dict (`.pth`, `.pt`), as `file:///absolute/path`, `https://host/path` or
-    /// `hf://ORG/REPO@REVISION/FILE`. A state dict is read without executing anything in it.
-    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^(file:///.+|https://.+|hf://[^/@]+/[^/@]+@[^/@]+/.+)$"))]
+    /// A `.safetensors` file or a PyTorch state dict (`.pth`, `.pt`), as `file:///absolute/path`, `https://host/path`, `s3://BUCKET/KEY`
+    /// or `hf://ORG/REPO@REVISION/FILE`. A state dict is read without executing anything in it.
+    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^(file:///.+|https://.+|s3://[^/]+/.+|hf://[^/@]+/[^/@]+@[^/@]+/.+)$"))]
     pub uri: String,
     /// SHA-256 of the file in hexadecimal; another file is refused. Default: not checked, but recorded; needed for weights from the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +174,9 @@ pub struct FineTune {
     /// Compute on GPUs only in ways that give the same bits each time, which is slower; CPUs always do. Default: false.
     #[serde(default)]
     pub deterministic: bool,
+    /// Type that gradients travel in between ranks. Default: fp32.
+    #[serde(default)]
+    pub gradient_travel: GradientTravel,
     /// Seed of the head's initial weights, of the order of the samples and of their random changes. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 2_147_483_647))]

@@ -3,6 +3,7 @@
 
 use std::f64::consts::PI;
 
+use crate::policy::{Operation, Policy};
 use crate::rng::{Purpose, Stream};
 
 /// Random numbers that a sample may use, and more; each sample has its own range of counters.
@@ -33,14 +34,18 @@ pub struct Augment {
     pub noise: f64,
     /// Probability of erasing a rectangle.
     pub erase: f64,
+    /// A published policy beside all that.
+    pub policy: Option<Policy>,
 }
 
 /// The change of one image.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// Maps output to input coordinates, both in [−1, 1] with x to the right and y down: rows of a 2×3 matrix, as torch's
     /// `affine_grid` takes it.
     pub matrix: [f64; 6],
+    /// A policy's operations with their strengths, in this order.
+    pub operations: Vec<(Operation, f64)>,
     /// Factor on all pixels.
     pub brightness: f64,
     /// Factor on the distance of pixels from the image's mean.
@@ -85,7 +90,9 @@ impl Augment {
         let gamma = either_way(&mut draws, self.gamma.ln_1p()).exp();
         let blur = self.blur * draws.uniform();
         let noise = (self.noise * draws.uniform(), (draws.uniform() * f64::from(u32::MAX)) as u32);
-        Change { matrix, brightness, contrast, gamma, blur, noise, erase: erased.then_some([left, top, left + w, top + h]) }
+        let operations = self.policy.map_or_else(Vec::new, |policy| policy.draw(seed, epoch, sample));
+        let erase = erased.then_some([left, top, left + w, top + h]);
+        Change { matrix, operations, brightness, contrast, gamma, blur, noise, erase }
     }
 }
 
@@ -163,6 +170,7 @@ mod tests {
         blur: 0.0,
         noise: 0.0,
         erase: 0.0,
+        policy: None,
     };
 
     #[test]
@@ -170,7 +178,8 @@ mod tests {
         for sample in 0..100 {
             let change = NOTHING.change(1, 2, sample);
             let noise = (0.0, change.noise.1);
-            let same = Change { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], brightness: 1.0, contrast: 1.0, gamma: 1.0, blur: 0.0, noise, erase: None };
+            let (matrix, operations) = ([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], Vec::new());
+            let same = Change { matrix, operations, brightness: 1.0, contrast: 1.0, gamma: 1.0, blur: 0.0, noise, erase: None };
             assert_eq!(change, same);
         }
     }

@@ -5,6 +5,7 @@ pub mod artefact;
 pub mod augment;
 pub mod checkpoint;
 pub mod metrics;
+pub mod policy;
 pub mod progress;
 pub mod report;
 pub mod rng;

@@ -36,6 +36,8 @@ pub enum Purpose {
     Blend = 5,
     /// Turns of the classes where they are balanced.
     Balance = 6,
+    /// Operations of augmentation policies.
+    Policy = 7,
 }
 
 /// 64 random bits for item `index` of `epoch` under `seed`.

@@ -313,7 +313,7 @@ impl Model {
     /// Features `[N, F]` of images `[N, 3, H, W]`: what the last linear layer reads, before its dropout. The stages
     /// before the first trained one run without autograd and as in [`Mode::Evaluate`].
     pub fn features(&self, images: &Tensor, mode: Mode) -> Result<Tensor, ModelError> {
-        self.map(images, mode).and_then(|map| layers::run(&self.pool, &map, mode)).map_err(torch("forward pass"))
+        self.pooled(&self.frozen(images)?, mode).map_err(torch("forward pass"))
     }
 
     /// Logits `[N, classes]` of features `[N, F]`, in the form [`HeadForm::Pooled`].
@@ -323,10 +323,36 @@ impl Model {
 
     /// Logits `[N, classes]` of images `[N, 3, H, W]`.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor, ModelError> {
-        match self.head.form {
-            HeadForm::Pooled => self.head(&self.features(images, mode)?, mode),
-            HeadForm::PerPosition => self.per_position(images, mode).map_err(torch("forward pass")),
-        }
+        self.forward_from(&self.frozen(images)?, mode)
+    }
+
+    /// Whether the model begins with stages of which nothing is trained.
+    #[must_use]
+    pub fn has_frozen_stages(&self) -> bool {
+        self.first_trained() > 0
+    }
+
+    /// What those stages make of images `[N, 3, H, W]`, without autograd and as in [`Mode::Evaluate`]; the images themselves if there are none.
+    pub fn frozen(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        let first = self.first_trained();
+        let run = || {
+            let mut folded = self.folded.borrow_mut();
+            while folded.len() < first {
+                let next = layers::folded(&self.stages[folded.len()].0)?;
+                folded.push(Stage(next));
+            }
+            run(&folded[..first], images.shallow_clone(), Mode::Evaluate)
+        };
+        tch::no_grad(run).map_err(torch("forward pass of frozen layers"))
+    }
+
+    /// Logits `[N, classes]` of what [`Self::frozen`] gave.
+    pub fn forward_from(&self, x: &Tensor, mode: Mode) -> Result<Tensor, ModelError> {
+        let logits = match self.head.form {
+            HeadForm::Pooled => self.pooled(x, mode).and_then(|features| self.linear(&features, mode)),
+            HeadForm::PerPosition => self.per_position(x, mode),
+        };
+        logits.map_err(torch("forward pass"))
     }
 
     /// Gives the head the fresh values that [`build`] gives it with this seed.
@@ -364,18 +390,17 @@ impl Model {
         Ok(())
     }
 
-    fn map(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
-        let first = self.stages.iter().position(|s| layers::trains(&s.0)).unwrap_or(self.stages.len());
-        let run = |x: Tensor, stages: &[Stage], mode| stages.iter().try_fold(x, |x, s| layers::run(&s.0, &x, mode));
-        let x = tch::no_grad(|| {
-            let mut folded = self.folded.borrow_mut();
-            while folded.len() < first {
-                let next = layers::folded(&self.stages[folded.len()].0)?;
-                folded.push(Stage(next));
-            }
-            run(images.shallow_clone(), &folded[..first], Mode::Evaluate)
-        })?;
-        run(x, &self.stages[first..], mode)
+    fn first_trained(&self) -> usize {
+        self.stages.iter().position(|s| layers::trains(&s.0)).unwrap_or(self.stages.len())
+    }
+
+    /// The last map `[N, C, H, W]`, or the last tokens, of what the frozen stages gave.
+    fn map(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        run(&self.stages[self.first_trained()..], x.shallow_clone(), mode)
+    }
+
+    fn pooled(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        layers::run(&self.pool, &self.map(x, mode)?, mode)
     }
 
     fn linear(&self, features: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
@@ -383,8 +408,8 @@ impl Model {
         features.f_linear(&self.head.weight.f_view([self.classes, self.width])?, Some(&self.head.bias))
     }
 
-    fn per_position(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
-        let map = self.dropped(&self.map(images, mode)?, mode)?;
+    fn per_position(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        let map = self.dropped(&self.map(x, mode)?, mode)?;
         let weight = self.head.weight.f_view([self.classes, self.width, 1, 1])?;
         let logits = map.f_conv2d(&weight, Some(&self.head.bias), [1, 1], [0, 0], [1, 1], 1)?.f_relu()?;
         logits.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)
@@ -396,6 +421,10 @@ impl Model {
             Mode::Train | Mode::Evaluate => Ok(x.shallow_clone()),
         }
     }
+}
+
+fn run(stages: &[Stage], x: Tensor, mode: Mode) -> Result<Tensor, TchError> {
+    stages.iter().try_fold(x, |x, stage| layers::run(&stage.0, &x, mode))
 }
 
 /// Whether `prefix` is the name or whole leading parts of it.

@@ -1,10 +1,11 @@
 //! Changes training images, batched and on the device that trains: one affine resampling for all geometry, then contrast,
 //! brightness, gamma, blur, noise and erasing, then blends of pairs. What happens to an image is decided in graft-trainer-core.
 
-use graft_crds::spec;
+use graft_crds::spec::{self, PolicyName};
 use graft_torch::tch::{Device, Kind, Tensor};
 use graft_torch::transfer::on_device;
 use graft_trainer_core::augment::{Augment, Blend, Change};
+use graft_trainer_core::policy::Policy;
 
 use crate::event::Failure;
 
@@ -22,6 +23,13 @@ pub(super) fn numbers(settings: &spec::Augment) -> Augment {
         blur: settings.blur.value(),
         noise: settings.noise.value(),
         erase: settings.erase.value(),
+        policy: settings.policy.as_ref().map(|policy| match policy.name {
+            PolicyName::RandAugment => {
+                let positive = |number: i32| u32::try_from(number).unwrap_or(0);
+                Policy::Rand { operations: positive(policy.operations), magnitude: positive(policy.magnitude) }
+            }
+            PolicyName::TrivialAugment => Policy::Trivial,
+        }),
     }
 }
 
@@ -31,12 +39,9 @@ pub(super) fn apply(images: &Tensor, changes: &[Change]) -> Result<Tensor, Failu
     let device = images.device();
     let mut images = images.shallow_clone();
     if changes.iter().any(|c| c.matrix != [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]) {
-        let rows: Vec<f64> = changes.iter().flat_map(|c| c.matrix).collect();
-        let theta = column(&rows, device)?.f_view([-1, 2, 3])?;
-        let grid = Tensor::f_affine_grid_generator(&theta, images.size(), false)?;
-        let (bilinear, border) = (0, 1);
-        images = images.f_grid_sampler_2d(&grid, bilinear, border, false)?;
+        images = resampled(&images, &changes.iter().flat_map(|c| c.matrix).collect::<Vec<_>>())?;
     }
+    images = super::policy::apply(images, changes.iter().map(|c| c.operations.as_slice()))?;
     if changes.iter().any(|c| c.contrast != 1.0) {
         let contrast = column(&changes.iter().map(|c| c.contrast).collect::<Vec<_>>(), device)?;
         let mean = images.f_mean_dim(Some(&[1i64, 2, 3][..]), true, Kind::Float)?;
@@ -123,8 +128,16 @@ pub(super) fn blended(images: &Tensor, partners: &Tensor, blend: &Blend) -> Resu
     Ok((result, 1.0 - (size[2] * size[3]) as f64 / (side * side) as f64))
 }
 
+/// Each image seen through its 2×3 matrix, of which `rows` has one after the other; see [`Change::matrix`].
+pub(super) fn resampled(images: &Tensor, rows: &[f64]) -> Result<Tensor, Failure> {
+    let theta = column(rows, images.device())?.f_view([-1, 2, 3])?;
+    let grid = Tensor::f_affine_grid_generator(&theta, images.size(), false)?;
+    let (bilinear, border) = (0, 1);
+    Ok(images.f_grid_sampler_2d(&grid, bilinear, border, false)?)
+}
+
 /// A number per image, to be multiplied with images.
-fn column(values: &[f64], device: Device) -> Result<Tensor, Failure> {
+pub(super) fn column(values: &[f64], device: Device) -> Result<Tensor, Failure> {
     Ok(on_device(Tensor::f_from_slice(values)?.f_to_kind(Kind::Float)?.f_view([-1, 1, 1, 1])?, device)?)
 }
 
@@ -141,8 +154,16 @@ fn window(images: &Tensor, [left, top, right, bottom]: [f64; 4]) -> Result<Tenso
 mod tests {
     use super::*;
 
-    const SAME: Change =
-        Change { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], brightness: 1.0, contrast: 1.0, gamma: 1.0, blur: 0.0, noise: (0.0, 0), erase: None };
+    const SAME: Change = Change {
+        matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        operations: Vec::new(),
+        brightness: 1.0,
+        contrast: 1.0,
+        gamma: 1.0,
+        blur: 0.0,
+        noise: (0.0, 0),
+        erase: None,
+    };
 
     fn images() -> Tensor {
         Tensor::arange(2 * 3 * 8 * 8, (Kind::Float, Device::Cpu)).view([2, 3, 8, 8]) / 400.0

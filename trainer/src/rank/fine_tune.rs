@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
-use graft_crds::spec::{FineTune, Keep, Sampling, ScheduleName, TaskType};
+use graft_crds::spec::{FineTune, GradientTravel, Keep, Sampling, ScheduleName, TaskType};
 use graft_data::Split;
 use graft_torch::tch::{Device, Kind, Tensor, no_grad};
-use graft_torch::{Reducer, ReducerSettings, Reduction, device};
+use graft_torch::{Reducer, ReducerSettings, Reduction, Travel, device};
 use graft_trainer_core::artefact::digest_of;
 use graft_trainer_core::metrics::Evaluation;
 use graft_trainer_core::report::HistoryRow;
@@ -123,7 +123,9 @@ impl Trainer {
         rank.log(format!("epoch {}: trained layers are now {} and the head", epoch + 1, layers.join(", ")));
         self.layers = layers.to_vec();
         recipe.model.set_trainable(&self.layers)?;
-        self.stepper.thaw(rank, recipe)
+        // A run that goes on from a checkpoint may come to them later.
+        let began = (0..epoch).find(|e| at(&self.settings, *e) == self.layers).unwrap_or(epoch);
+        self.stepper.thaw(rank, recipe, began)
     }
 
     /// Go on from the newest checkpoint; gives the epochs that it holds.
@@ -157,6 +159,7 @@ impl Trainer {
         device::manual_seed(recipe.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (epoch << 20) ^ rank.rank as u64);
         let number = u32::try_from(epoch).unwrap_or(u32::MAX);
         let plan = sampler.epoch(number);
+        self.stepper.begin_epoch(rank, recipe, sampler, number)?;
         let mut trained = 0;
         for step in 0..plan.steps() {
             let factor = self.schedule.factor(epoch * plan.steps() as u64 + step as u64);
@@ -166,7 +169,7 @@ impl Trainer {
             trained += samples;
             rank.record(samples);
         }
-        let (loss, mass) = self.stepper.losses(recipe)?;
+        let (loss, mass) = self.stepper.end_epoch(rank, recipe, &plan)?;
         let seconds = began.elapsed().as_secs_f64();
         let loss = sum(rank, loss)? / mass;
         // Batch statistics differ by rank; rank 0's are everybody's.
@@ -214,13 +217,13 @@ impl Trainer {
         if self.average.is_empty() { &self.moving } else { &self.average }
     }
 
-    fn validate(&self, rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
+    fn validate(&mut self, rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
         if self.average.is_empty() {
-            return validate(rank, recipe);
+            return validate(rank, recipe, &mut self.stepper);
         }
         let weights: BTreeMap<String, Tensor> = copies(&self.moving).into_iter().collect();
         restore(&self.moving, &self.average.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(), "")?;
-        let judged = validate(rank, recipe);
+        let judged = validate(rank, recipe, &mut self.stepper);
         restore(&self.moving, &weights, "")?;
         judged
     }
@@ -280,13 +283,17 @@ fn schedule(settings: &FineTune, sampler: &Sampler) -> Schedule {
 }
 
 /// The reducer of what is trained now; none where there is nobody to average with.
-pub(super) fn reducer(rank: &Rank, recipe: &Recipe) -> Result<Option<Reducer>, Failure> {
+pub(super) fn reducer(rank: &Rank, recipe: &Recipe, settings: &FineTune) -> Result<Option<Reducer>, Failure> {
     if rank.world == 1 {
         return Ok(None);
     }
     let named: Vec<graft_torch::Parameter<'_>> =
         recipe.model.trainable().map(|t| graft_torch::Parameter { name: &t.name, tensor: &t.tensor }).collect();
-    Ok(Some(Reducer::new(&rank.group, &named, ReducerSettings::default())?))
+    let travel = match settings.gradient_travel {
+        GradientTravel::Fp32 => Travel::Whole,
+        GradientTravel::Bf16 => Travel::BFloat16,
+    };
+    Ok(Some(Reducer::new(&rank.group, &named, ReducerSettings { travel, ..ReducerSettings::default() })?))
 }
 
 /// What decides the outcome of fine-tuning.
@@ -334,13 +341,13 @@ fn sum(rank: &Rank, value: f64) -> Result<f64, Failure> {
 }
 
 /// The validation set, each image once, judged the same on all ranks.
-fn validate(rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
+fn validate(rank: &Rank, recipe: &mut Recipe, stepper: &mut Stepper) -> Result<Evaluation, Failure> {
     let range = recipe.dataset.range(Split::Validation);
     let mine: Vec<usize> = sampler::shard(range.len(), rank.rank, rank.world).map(|i| range.start + i).collect();
     let mut parts = vec![Tensor::f_zeros([0, recipe.classes() as i64], (Kind::Double, rank.device))?];
-    for chunk in mine.chunks(evaluation_batch(rank.device)) {
-        let images = recipe.images(chunk, rank.device)?;
-        let logits = no_grad(|| recipe.model.forward(&images, Mode::Evaluate))?;
+    for (batch, chunk) in mine.chunks(evaluation_batch(rank.device)).enumerate() {
+        let inputs = stepper.validation(rank, recipe, batch, chunk)?;
+        let logits = no_grad(|| stepper.logits(recipe, &inputs, Mode::Evaluate))?;
         parts.push(probabilities(recipe.dataset.task, &logits)?);
     }
     let all = rank.gather(&Tensor::f_cat(&parts, 0)?, range.len())?;

@@ -11,14 +11,15 @@ use graft_torch::tch::{Device, Tensor, no_grad};
 use graft_torch::transfer::{Later, on_device};
 use graft_torch::{Graph, Reducer, device, memory};
 use graft_trainer_core::augment::{self, Augment, Blend};
-use graft_trainer_core::sampler::{self, Epoch};
+use graft_trainer_core::sampler::{self, Epoch, Sampler};
 
 use super::criterion::{Criterion, Labels};
 use super::fine_tune::reducer;
+use super::kept::{Kept, parts};
 use super::optimizer::{Optimizer, clip, parameters};
 use super::recorded::{Batch, Recorder};
 use super::{Rank, Recipe, say};
-use crate::event::{Event, Failure, StepTimes};
+use crate::event::{Event, Failure, GradientExchange, StepTimes};
 use crate::models::Mode;
 
 /// Samples that an error names.
@@ -37,6 +38,8 @@ pub(super) struct Stepper {
     /// Pretrained parameters and copies of their values, for L2-SP.
     anchors: Vec<(Tensor, Tensor)>,
     recorder: Recorder,
+    /// Outputs of the frozen layers, where these are the same in each epoch.
+    kept: Option<Kept>,
     /// The loss of the last step, if it is still on its way.
     coming: Option<Coming>,
     left_out: u32,
@@ -66,12 +69,13 @@ impl Stepper {
         Ok(Self {
             recorder: Recorder::new(whole && optimizer.is_recordable() && matches!(rank.device, Device::Cuda(_))),
             optimizer,
-            reducer: reducer(rank, recipe)?,
+            reducer: reducer(rank, recipe, settings)?,
             criterion: Criterion::new(&settings.loss, &recipe.dataset, rank.device)?,
             augment: settings.augment.as_ref().map(super::augment::numbers),
             autocast,
             anchors: moving.iter().filter(anchored).map(|(_, t)| (t.shallow_clone(), t.detach().copy())).collect(),
             settings: settings.clone(),
+            kept: Kept::new(settings, recipe, 0),
             coming: None,
             left_out: 0,
             loss: 0.0,
@@ -79,20 +83,71 @@ impl Stepper {
         })
     }
 
-    /// Train what is trainable now; the optimizer keeps what it knows of those layers that were trained before.
-    pub(super) fn thaw(&mut self, rank: &Rank, recipe: &Recipe) -> Result<(), Failure> {
+    /// Train what is trainable now, and has been since the epoch `began`; the optimizer keeps what it knows of those layers that were
+    /// trained before.
+    pub(super) fn thaw(&mut self, rank: &Rank, recipe: &Recipe, began: u64) -> Result<(), Failure> {
         let mut optimizer = optimizer(rank, recipe, &self.settings, self.autocast)?;
         optimizer.restore(&self.optimizer.state().into_iter().collect())?;
         self.recorder.forget();
+        self.kept = Kept::new(&self.settings, recipe, began);
         self.optimizer = optimizer;
         // The old one's hooks go before the new one's come.
         self.reducer = None;
-        self.reducer = reducer(rank, recipe)?;
+        self.reducer = reducer(rank, recipe, &self.settings)?;
         Ok(())
     }
 
+    /// An epoch begins: where it goes on from a checkpoint, the outputs of frozen layers that it would find are computed.
+    pub(super) fn begin_epoch(&mut self, rank: &Rank, recipe: &mut Recipe, sampler: &Sampler, epoch: u32) -> Result<(), Failure> {
+        let Some(mut kept) = self.kept.take() else { return Ok(()) };
+        let plan = sampler.epoch(kept.began());
+        let late = !kept.is_complete() && kept.began() < epoch;
+        for step in (0..plan.steps()).filter(|_| late) {
+            for samples in parts(plan.share(step, rank.rank).samples, self.settings.accumulate) {
+                let _ = kept.training(rank, recipe, samples)?;
+            }
+            if !kept.fits(rank, recipe) {
+                return Ok(());
+            }
+        }
+        if late {
+            kept.complete(rank, &plan)?;
+        }
+        self.kept = Some(kept);
+        Ok(())
+    }
+
+    /// An epoch's steps are done; gives the sum of this rank's losses, and what the images of all ranks weighed.
+    pub(super) fn end_epoch(&mut self, rank: &Rank, recipe: &Recipe, plan: &Epoch<'_>) -> Result<(f64, f64), Failure> {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| !kept.is_complete()) {
+            kept.complete(rank, plan)?;
+        }
+        if let Some(reducer) = &self.reducer {
+            let stats = reducer.stats()?;
+            say(&Event::Exchange(GradientExchange {
+                bucket_bytes: stats.bucket_bytes,
+                seconds: stats.communication.as_secs_f64(),
+                overlapped_seconds: stats.overlapped.as_secs_f64(),
+            }));
+        }
+        self.losses(recipe)
+    }
+
+    /// What [`Self::logits`] takes for a batch of this rank's validation images.
+    pub(super) fn validation(&mut self, rank: &Rank, recipe: &mut Recipe, batch: usize, samples: &[usize]) -> Result<Tensor, Failure> {
+        match &mut self.kept {
+            Some(kept) => kept.validation(rank, recipe, batch, samples),
+            None => recipe.images(samples, rank.device),
+        }
+    }
+
+    /// Logits `[N, classes]` of images, or of what the frozen layers made of them if that is kept.
+    pub(super) fn logits(&self, recipe: &Recipe, inputs: &Tensor, mode: Mode) -> Result<Tensor, Failure> {
+        Ok(if self.kept.is_some() { recipe.model.forward_from(inputs, mode)? } else { recipe.model.forward(inputs, mode)? })
+    }
+
     /// The sum of this rank's losses since the last call, and what the images of all ranks weighed.
-    pub(super) fn losses(&mut self, recipe: &Recipe) -> Result<(f64, f64), Failure> {
+    fn losses(&mut self, recipe: &Recipe) -> Result<(f64, f64), Failure> {
         if let Some(last) = self.coming.take() {
             self.look_at(recipe, &last)?;
         }
@@ -110,15 +165,15 @@ impl Stepper {
         let mass = self.criterion.mass(global.iter().map(|i| &recipe.dataset.samples[*i]), blend.is_some());
         self.optimizer.set_factor(factor)?;
         let mut times = StepTimes { samples: mine.len() as u64, data: 0.0, forward: 0.0, backward: 0.0, optimizer: 0.0 };
-        let part = mine.len().div_ceil(usize::try_from(self.settings.accumulate).unwrap_or(1).max(1));
-        let parts: Vec<_> = mine.clone().step_by(part).map(|from| from..(from + part).min(mine.end)).collect();
-        let (mut losses, mut stepped) = (Vec::new(), false);
-        for (i, positions) in parts.iter().enumerate() {
-            let last = i + 1 == parts.len();
+        let (mut losses, mut stepped, mut start) = (Vec::new(), false, mine.start);
+        for own in parts(&global[mine.clone()], self.settings.accumulate) {
+            let positions = start..start + own.len();
+            let (first, last) = (start == mine.start, positions.end == mine.end);
+            start = positions.end;
             let clock = Instant::now();
-            let (images, labels) = self.batch(rank, recipe, (global, positions.clone()), epoch, blend.as_ref())?;
+            let (images, labels) = self.batch(rank, recipe, (global, positions), epoch, blend.as_ref())?;
             let weight = on_device(Tensor::from((rank.world as f64 / mass) as f32), rank.device)?;
-            if last && step + 1 < plan.steps() {
+            if last && step + 1 < plan.steps() && !self.kept.as_ref().is_some_and(Kept::is_complete) {
                 recipe.loader.prefetch(plan.share(step + 1, rank.rank).samples);
             }
             times.data += clock.elapsed().as_secs_f64();
@@ -128,13 +183,16 @@ impl Stepper {
             let sum = match recorded {
                 Some(sum) => sum,
                 None => {
-                    if i == 0 {
+                    if first {
                         memory::zero_grads_to_none(self.optimizer.parameters())?;
                     }
                     self.gradients(rank, recipe, &batch, last, &mut times)?
                 }
             };
             losses.push(Later::of(&sum)?);
+        }
+        if self.kept.as_ref().is_some_and(|kept| !kept.is_complete() && !kept.fits(rank, recipe)) {
+            self.kept = None;
         }
         let samples = mine.clone().take(NAMED).map(|i| global[i]).collect();
         let coming = Coming { losses, epoch, step, samples, count: mine.len(), learning_rate: self.optimizer.learning_rate() };
@@ -166,22 +224,21 @@ impl Stepper {
     fn gradients(&mut self, rank: &Rank, recipe: &mut Recipe, batch: &Batch, last: bool, times: &mut StepTimes) -> Result<Tensor, Failure> {
         let mut clock = Instant::now();
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
-        let mut reducer = self.reducer.as_mut().filter(|_| last);
-        if let Some(reducer) = &mut reducer {
+        if let Some(reducer) = self.reducer.as_mut().filter(|_| last) {
             reducer.begin_step()?;
         }
         let logits = {
             let _guard = self.autocast.map(|kind| AutocastGuard::new(rank.device, kind)).transpose()?;
-            recipe.model.forward(&batch.images, Mode::Train)?
+            self.logits(recipe, &batch.images, Mode::Train)?
         };
-        if let Some(reducer) = &mut reducer {
+        if let Some(reducer) = self.reducer.as_mut().filter(|_| last) {
             reducer.prepare_backward::<Tensor>(&[])?;
         }
         let sum = self.criterion.sum(&logits, &batch.labels)?;
         let scaled = self.optimizer.scale(sum.f_mul(&batch.weight)?)?;
         times.forward += lap();
         device::backward(&scaled)?;
-        if let Some(reducer) = &mut reducer {
+        if let Some(reducer) = self.reducer.as_mut().filter(|_| last) {
             reducer.finish_step()?;
         }
         times.backward += lap();
@@ -237,9 +294,9 @@ impl Stepper {
         Ok(())
     }
 
-    /// Normalised images and labels of some positions of a global batch.
+    /// Normalised images, or what the frozen layers make of them, and labels of some positions of a global batch.
     fn batch(
-        &self,
+        &mut self,
         rank: &Rank,
         recipe: &mut Recipe,
         (global, positions): (&[usize], std::ops::Range<usize>),
@@ -247,6 +304,9 @@ impl Stepper {
         blend: Option<&Blend>,
     ) -> Result<(Tensor, Labels), Failure> {
         let own = &global[positions.clone()];
+        if let Some(kept) = &mut self.kept {
+            return Ok((kept.training(rank, recipe, own)?, Labels { own: recipe.labels(own, rank.device)?, partner: None }));
+        }
         let mut images = self.changed(rank, recipe, own, epoch)?;
         let mut labels = Labels { own: recipe.labels(own, rank.device)?, partner: None };
         if let Some(blend) = blend {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -15,16 +16,19 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use super::{MAX_FILE, WeightsError};
 use crate::storage;
 
+/// How long a signed address is good for: as long as a large file over a slow line with many repetitions.
+const SIGNED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// The hub that `hf://` means where the environment names no other in `HF_ENDPOINT`.
 const HUB: &str = "https://huggingface.co";
 /// Tries until a download makes no more progress, and the pause before the first repetition.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The file that `uri` names. `file://` is where it is; `https://` and `hf://ORG/REPO@REVISION/FILE` are downloaded into
-/// `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`, `HF_TOKEN`, `HTTPS_PROXY`, `NO_PROXY` and
-/// `SSL_CERT_FILE` are respected; the token goes to the hub alone and is never shown. A job cannot reach what only its node
-/// should: link-local and metadata addresses, and those of loopback unless the hub itself is there, are refused. `log` hears what takes long.
+/// The file that `uri` names. `file://` is where it is; `https://`, `s3://BUCKET/KEY` and `hf://ORG/REPO@REVISION/FILE` are downloaded
+/// into `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`, `HF_TOKEN`, the variables of AWS's tools for
+/// keys, region and endpoint, `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE` are respected; the token goes to the hub alone, a secret key
+/// nowhere, and neither is shown. A job cannot reach what only its node should: link-local and metadata addresses, and those of loopback
+/// unless the hub or the endpoint itself is there, are refused. `log` hears what takes long.
 ///
 /// # Errors
 /// `Unreachable` when the server cannot be reached or does not have the file, `Digest` when it has another one, `Io` when the
@@ -36,10 +40,13 @@ pub fn locate(uri: &str, sha256: Option<&str>, folder: &Path, mut log: impl FnMu
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let hub = environment("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned());
     let refused = |why: String| WeightsError::Unreachable { uri: shown(uri).to_owned(), why, permanent: true };
-    let url = address(uri, &hub).ok_or_else(|| refused("is no file:///…, https://… or hf://ORG/REPO@REVISION/FILE".into()))?;
+    let store = Store::of(environment);
+    let url = if uri.starts_with("s3://") { store.address(uri) } else { address(uri, &hub) };
+    let url = url.ok_or_else(|| refused("is no file:///…, https://…, s3://BUCKET/KEY or hf://ORG/REPO@REVISION/FILE".into()))?;
+    let loopback = on_loopback(if uri.starts_with("s3://") { &store.endpoint } else { &hub });
     let digest = sha256.ok_or_else(|| refused("needs spec.backbone.weights.sha256, so that what arrives is what was meant".into()))?.to_lowercase();
     let token = uri.starts_with("hf://").then(|| environment("HF_TOKEN")).flatten();
-    let download = Download { uri, url, token, digest, agent: agent(environment("SSL_CERT_FILE"), on_loopback(&hub))? };
+    let download = Download { uri, url, token, digest, agent: agent(environment("SSL_CERT_FILE"), loopback)? };
     download.keep_in(folder, &mut log)
 }
 
@@ -53,6 +60,37 @@ fn address(uri: &str, hub: &str) -> Option<String> {
     let (revision, file) = rest.split_once('/')?;
     let whole = [owner, name, revision, file].iter().all(|part| !part.is_empty() && !part.split('/').any(|step| step == ".."));
     whole.then(|| format!("{}/{owner}/{name}/resolve/{revision}/{file}", hub.trim_end_matches('/')))
+}
+
+/// An object store that speaks S3, and the keys for it.
+struct Store {
+    endpoint: String,
+    style: UrlStyle,
+    region: String,
+    keys: Option<Credentials>,
+}
+
+impl Store {
+    /// As AWS's own tools find it. Without keys, objects are asked for that everybody may read.
+    fn of(environment: impl Fn(&str) -> Option<String>) -> Self {
+        let region = environment("AWS_REGION").or_else(|| environment("AWS_DEFAULT_REGION")).unwrap_or_else(|| "us-east-1".into());
+        let own = environment("AWS_ENDPOINT_URL_S3").or_else(|| environment("AWS_ENDPOINT_URL"));
+        let keys =
+            environment("AWS_ACCESS_KEY_ID").zip(environment("AWS_SECRET_ACCESS_KEY")).map(|(id, secret)| match environment("AWS_SESSION_TOKEN") {
+                Some(token) => Credentials::new_with_token(id, secret, token),
+                None => Credentials::new(id, secret),
+            });
+        // Stores that are not AWS's rarely have a host name for each bucket.
+        let style = if own.is_some() { UrlStyle::Path } else { UrlStyle::VirtualHost };
+        Self { endpoint: own.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com")), style, region, keys }
+    }
+
+    /// The address of `s3://BUCKET/KEY`, signed if there are keys.
+    fn address(&self, uri: &str) -> Option<String> {
+        let (bucket, key) = uri.strip_prefix("s3://")?.split_once('/').filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty())?;
+        let bucket = Bucket::new(self.endpoint.parse().ok()?, self.style, bucket.to_owned(), self.region.clone()).ok()?;
+        Some(bucket.get_object(self.keys.as_ref(), key).sign(SIGNED_FOR).to_string())
+    }
 }
 
 /// A URI without what may be secret in it: the query of a signed address, and a name and password.
@@ -211,7 +249,9 @@ impl Download<'_> {
                 return Ok(Try::Broken("the server has a shorter file".into()));
             }
             401 | 403 => {
-                let why = format!("HTTP {status}: the server wants credentials; for hf:// put a token into HF_TOKEN, from a Secret, in spec.env");
+                let why = format!(
+                    "HTTP {status}: the server wants credentials; for hf:// put a token into HF_TOKEN, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from a Secret, into spec.env"
+                );
                 return Err(self.unreachable(why, true));
             }
             404 | 410 => return Err(self.unreachable(format!("HTTP {status}: the server does not have it"), true)),
@@ -267,6 +307,19 @@ mod tests {
         assert_eq!(at("https://a.example/x.pth?sig=1").unwrap(), "https://a.example/x.pth?sig=1");
         for wrong in ["hf://timm/resnet18/model.safetensors", "hf://timm/resnet18@/x", "hf://a/b@c/../d", "s3://a/b", "http://a/b", "hf://"] {
             assert_eq!(at(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_s3_uri_is_an_address_of_its_store() {
+        let store = |set: &'static [(&str, &str)]| Store::of(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()));
+        let public = store(&[("AWS_DEFAULT_REGION", "eu-central-1")]);
+        assert_eq!(public.address("s3://models/a/b c.pth").unwrap(), "https://models.s3.eu-central-1.amazonaws.com/a/b%20c.pth");
+        let own = store(&[("AWS_ENDPOINT_URL", "http://minio:9000"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s3cret")]);
+        let signed = own.address("s3://models/a.pth").unwrap();
+        assert!(signed.starts_with("http://minio:9000/models/a.pth?") && signed.contains("X-Amz-Credential=id%2F") && !signed.contains("s3cret"));
+        for wrong in ["s3://models", "s3://models/", "s3:///a.pth"] {
+            assert_eq!(public.address(wrong), None, "{wrong}");
         }
     }
 

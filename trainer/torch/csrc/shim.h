@@ -52,7 +52,8 @@ int graft_barrier(graft_group*);
 
 // DDP's reducer. `outputs` of prepare_backward are read only where unused parameters are searched for.
 graft_reducer* graft_reducer_new(graft_group*, const graft_tensor* parameters, const char* const* names, int count,
-                                 int64_t bucket_bytes, int64_t first_bucket_bytes, int find_unused, int bucket_views);
+                                 int64_t bucket_bytes, int64_t first_bucket_bytes, int find_unused, int bucket_views,
+                                 int bfloat16);
 void graft_reducer_free(graft_reducer*);
 int graft_reducer_begin(graft_reducer*);
 int graft_reducer_prepare_backward(graft_reducer*, const graft_tensor* outputs, int count);

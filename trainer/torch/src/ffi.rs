@@ -65,6 +65,7 @@ unsafe extern "C" {
         first_bucket_bytes: i64,
         find_unused: c_int,
         bucket_views: c_int,
+        bfloat16: c_int,
     ) -> *mut RawReducer;
     pub(crate) fn graft_reducer_free(reducer: *mut RawReducer);
     pub(crate) fn graft_reducer_begin(reducer: *mut RawReducer) -> c_int;

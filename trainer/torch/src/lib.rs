@@ -15,6 +15,6 @@ pub mod transfer;
 pub use error::{Error, ErrorKind, Result};
 pub use graph::Graph;
 pub use group::{Interface, ProcessGroup, Reduction};
-pub use reducer::{GradientStorage, Parameter, Reducer, ReducerSettings, ReducerStats, UnusedParameters};
+pub use reducer::{GradientStorage, Parameter, Reducer, ReducerSettings, ReducerStats, Travel, UnusedParameters};
 pub use store::Store;
 pub use tch;

@@ -36,6 +36,15 @@ pub enum GradientStorage {
     Separate,
 }
 
+/// The type that gradients travel in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Travel {
+    /// Their own.
+    Whole,
+    /// bfloat16: half the bytes of float32 and 8 of its 24 bits; they are added up in it too.
+    BFloat16,
+}
+
 /// How gradients are put into buckets, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReducerSettings {
@@ -47,12 +56,20 @@ pub struct ReducerSettings {
     pub unused: UnusedParameters,
     /// Where gradients lie.
     pub gradients: GradientStorage,
+    /// How they travel.
+    pub travel: Travel,
 }
 
 impl Default for ReducerSettings {
     /// torch's sizes, 25 MiB and 1 MiB, with gradients in the buckets and no unused parameters.
     fn default() -> Self {
-        Self { bucket_bytes: 25 << 20, first_bucket_bytes: 1 << 20, unused: UnusedParameters::Forbid, gradients: GradientStorage::BucketViews }
+        Self {
+            bucket_bytes: 25 << 20,
+            first_bucket_bytes: 1 << 20,
+            unused: UnusedParameters::Forbid,
+            gradients: GradientStorage::BucketViews,
+            travel: Travel::Whole,
+        }
     }
 }
 
@@ -126,6 +143,10 @@ impl Reducer {
             GradientStorage::BucketViews => 1,
             GradientStorage::Separate => 0,
         };
+        let bfloat16 = match settings.travel {
+            Travel::Whole => 0,
+            Travel::BFloat16 => 1,
+        };
         // SAFETY: group, tensors and names live through the call, and both lists have `count` entries; the reducer
         // copies the tensor handles and the names.
         let raw = unsafe {
@@ -138,6 +159,7 @@ impl Reducer {
                 i64::from(settings.first_bucket_bytes),
                 find_unused,
                 bucket_views,
+                bfloat16,
             )
         };
         Ok(Self { raw: check_ptr(DOING, raw)? })

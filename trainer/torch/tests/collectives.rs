@@ -6,7 +6,8 @@
 use graft_torch::reducer::Buckets;
 use graft_torch::tch::{Device, Kind, Tensor};
 use graft_torch::{
-    ErrorKind, GradientStorage, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Reduction, Store, UnusedParameters, device, memory,
+    ErrorKind, GradientStorage, Interface, Parameter, ProcessGroup, Reducer, ReducerSettings, Reduction, Store, Travel, UnusedParameters, device,
+    memory,
 };
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -175,7 +176,28 @@ fn reduced_gradients_are_the_mean_of_local_ones_to_the_bit() {
         assert!(stats.bucket_bytes.len() > 1, "{stats:?}");
         assert_eq!(stats.bucket_bytes.iter().sum::<u64>(), bytes as u64, "{stats:?}");
     }
+    // Through bfloat16 all ranks get the same, near the mean.
+    memory::zero_grads_to_none(&tensors(&parameters)).unwrap();
+    let mut reducer = Reducer::new(&group, &named(), ReducerSettings { travel: Travel::BFloat16, ..ReducerSettings::default() }).unwrap();
+    reducer.begin_step().unwrap();
+    let loss = loss(&parameters, group.rank());
+    reducer.prepare_backward::<Tensor>(&[]).unwrap();
+    device::backward(&loss).unwrap();
+    reducer.finish_step().unwrap();
+    for ((name, parameter), expected) in parameters.iter().zip(&expected) {
+        let (gradient, scale) = (parameter.grad(), a_scale(expected));
+        assert!((&gradient - expected).abs().max().double_value(&[]) < 0.02 * scale, "{name} is far from the mean");
+        assert!(gradient.equal(&gradient.to_kind(Kind::BFloat16).to_kind(Kind::Float)), "{name} came in float32");
+        for other in group.all_gather(&gradient.contiguous()).unwrap() {
+            assert!(other.equal(&gradient), "{name} differs between the ranks");
+        }
+    }
     group.barrier().unwrap();
+}
+
+/// The largest magnitude of the local gradients that a mean is of can be more than the mean's own.
+fn a_scale(mean: &Tensor) -> f64 {
+    mean.abs().max().double_value(&[]).max(1e-3)
 }
 
 #[test]
