@@ -40,7 +40,8 @@ fn augmented_and_blended_training_does_not_depend_on_the_ranks() {
             job["spec"]["workers"]["processes"] = ranks.into();
             tuned(json!({
                 "epochs": 1, "globalBatchSize": 12, "accumulate": accumulate, "optimizer": {"name": "sgd", "learningRate": "0.05"},
-                "augment": {"horizontalFlip": "0.5", "crop": "0.6", "rotate": "10", "translate": "0.05", "brightness": "0.2", "contrast": "0.2", "gamma": "0.3", "blur": "1", "noise": "0.05", "erase": "0.3"},
+                "augment": {"horizontalFlip": "0.5", "crop": "0.6", "rotate": "10", "translate": "0.05", "brightness": "0.2", "contrast": "0.2", "gamma": "0.3", "blur": "1", "noise": "0.05", "erase": "0.3",
+                            "policy": {"name": "randAugment", "operations": 3}},
                 "mix": {"mixup": "0.4", "cutmix": "1"}, "loss": {"labelSmoothing": "0.1"}, "clip": {"norm": "1"},
             }))(job);
         });
@@ -91,6 +92,29 @@ fn balanced_sampling_does_not_depend_on_the_ranks() {
     let balanced = site.model("balanced-1");
     assert!(distance(&balanced, &site.model("balanced-3")) <= 1e-5);
     assert!(distance(&balanced, &site.model("all")) > 1e-4, "the sampling does nothing");
+}
+
+#[test]
+fn synchronised_batch_normalisation_does_not_depend_on_the_ranks() {
+    let site = Site::new();
+    let weights = site.hashed_weights_of(graft_crds::Architecture::ResNet18, "resnet.safetensors", 2);
+    for (name, ranks, sync) in [("alone", 1, false), ("ranks", 3, true), ("apart", 3, false)] {
+        site.run(name, |job| {
+            job["spec"]["workers"]["processes"] = ranks.into();
+            job["spec"]["backbone"]["architecture"] = "resnet18".into();
+            job["spec"]["backbone"]["weights"]["uri"] = site.uri("resnet.safetensors").into();
+            let settings = json!({"unfreeze": ["layer4"], "epochs": 1, "globalBatchSize": 8, "optimizer": {"name": "sgd", "learningRate": "0.01"}});
+            tuned(settings)(job);
+            job["spec"]["fineTune"]["syncBatchNorm"] = sync.into();
+        });
+    }
+    let (alone, ranks, apart) = (site.model("alone"), site.model("ranks"), site.model("apart"));
+    for name in ["layer4.1.conv2.weight", "layer4.1.bn2.weight", "layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"] {
+        let distance = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        let moved = distance(&alone[name], &weights[name]);
+        let (together, not) = (distance(&alone[name], &ranks[name]), distance(&alone[name], &apart[name]));
+        assert!(together < 1e-3 * moved && not > 10.0 * together, "{name} moved by {moved}: {together} together, {not} apart");
+    }
 }
 
 #[test]

@@ -41,7 +41,11 @@ impl Site {
 
     /// Weights from an integer hash, for so many classes, written into this file.
     pub fn hashed_weights(&self, file: &str, classes: i64) -> BTreeMap<String, Tensor> {
-        let architecture = Architecture::MobileNetV1x025;
+        self.hashed_weights_of(Architecture::MobileNetV1x025, file, classes)
+    }
+
+    /// The same of another architecture.
+    pub fn hashed_weights_of(&self, architecture: Architecture, file: &str, classes: i64) -> BTreeMap<String, Tensor> {
         let model = models::build(architecture, classes, architecture.padding(), Device::Cpu, 0).unwrap();
         let tensors: BTreeMap<String, Tensor> = model.tensors().iter().map(|t| (t.name.clone(), hashed::values(&t.name, &t.tensor.size()))).collect();
         weights::save_safetensors(&self.path(file), tensors.iter().map(|(n, t)| (n.as_str(), t)), &BTreeMap::new()).unwrap();

@@ -174,6 +174,10 @@ pub struct FineTune {
     /// Compute on GPUs only in ways that give the same bits each time, which is slower; CPUs always do. Default: false.
     #[serde(default)]
     pub deterministic: bool,
+    /// Batch normalisation that is trained takes its statistics over all ranks' batches together, as if one rank had all images; worth its
+    /// exchange where each rank has few. Default: false.
+    #[serde(default)]
+    pub sync_batch_norm: bool,
     /// Type that gradients travel in between ranks. Default: fp32.
     #[serde(default)]
     pub gradient_travel: GradientTravel,

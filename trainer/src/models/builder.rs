@@ -1,7 +1,7 @@
 //! Makes tensors under their state-dict names, in torchvision's order, with initial values that are a function of seed
 //! and place alone: the same on every device and beside any other thread, and torch's generator is not touched.
 
-use super::layers::{Attention, BatchNorm, Channels, Conv, Layer, LayerNorm, Norm};
+use super::layers::{Attention, BatchNorm, Channels, Conv, Layer, LayerNorm, Norm, Together};
 use super::{Kind, NamedTensor};
 use graft_crds::architectures::Padding;
 use graft_torch::tch::{self, Device, TchError, Tensor};
@@ -59,6 +59,7 @@ pub(super) struct Builder {
     /// A family's page sets the two rules before its first layer where they differ from torch's.
     pub(super) init: Init,
     pub(super) batch_norm: BatchNorm,
+    pub(super) together: Together,
     device: Device,
     padding: Padding,
     values: Values,
@@ -66,7 +67,7 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn new(device: Device, padding: Padding, values: Values) -> Self {
-        Self { tensors: Vec::new(), init: Init::FanOut, batch_norm: BatchNorm::TORCH, device, padding, values }
+        Self { tensors: Vec::new(), init: Init::FanOut, batch_norm: BatchNorm::TORCH, together: Together::default(), device, padding, values }
     }
 
     pub(super) fn device(&self) -> Device {
@@ -99,6 +100,7 @@ impl Builder {
             variance: self.buffer(format!("{name}.running_var"), &ones()?)?,
             batches: self.buffer(format!("{name}.num_batches_tracked"), &Tensor::f_zeros([] as [i64; 0], (tch::Kind::Int64, Device::Cpu))?)?,
             rule: self.batch_norm,
+            together: self.together.clone(),
         }))
     }
 

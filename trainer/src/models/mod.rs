@@ -158,6 +158,8 @@ pub struct Model {
     /// what is frozen may change.
     folded: RefCell<Vec<Stage>>,
     pool: Vec<Layer>,
+    /// Of all its batch normalisation.
+    together: layers::Together,
     head: Head,
     width: i64,
     classes: i64,
@@ -195,7 +197,7 @@ fn assemble(architecture: Architecture, classes: i64, mut builder: Builder) -> R
         let (weight, bias) = builder.head(head_name, shape)?;
         let head = Head { name: head_name, weight, bias, dropout, form: HeadForm::Pooled };
         let folded = RefCell::default();
-        Ok(Model { architecture, device, tensors: builder.tensors, stages, folded, pool, head, width, classes })
+        Ok(Model { architecture, device, tensors: builder.tensors, stages, folded, pool, together: builder.together, head, width, classes })
     })
     .map_err(torch("build a model"))
 }
@@ -369,6 +371,12 @@ impl Model {
     /// Another probability of dropping a feature before the head, in [`Mode::Train`].
     pub fn set_dropout(&mut self, probability: f64) {
         self.head.dropout = probability;
+    }
+
+    /// Batch normalisation that is trained takes its statistics over the batches of all ranks of a group together, or, without one, of
+    /// this rank's alone. With a group every rank must run the same layers forward and backward.
+    pub fn normalise_over(&self, group: Option<std::rc::Rc<graft_torch::ProcessGroup>>) {
+        self.together.set(group);
     }
 
     /// Says how the head's values, which were just loaded, are meant.

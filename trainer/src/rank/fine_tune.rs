@@ -53,6 +53,9 @@ pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTun
         recipe.model.set_dropout(probability.value());
     }
 
+    if settings.sync_batch_norm && rank.world > 1 {
+        recipe.model.normalise_over(Some(rank.group.clone()));
+    }
     let mut trainer = Trainer::new(rank, recipe, settings, &sampler)?;
     let first = trainer.resume(rank, recipe)?;
     rank.begin(Stage::FineTune, epochs, first * train as u64);

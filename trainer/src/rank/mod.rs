@@ -23,6 +23,7 @@ pub(crate) use fine_tune::judge;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_crds::contract::{CheckpointRef, DataFindings, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
@@ -99,7 +100,7 @@ pub(crate) struct Rank {
     pub(crate) config: TrainerConfig,
     pub(crate) rank: usize,
     pub(crate) world: usize,
-    pub(crate) group: ProcessGroup,
+    pub(crate) group: Rc<ProcessGroup>,
     pub(crate) device: Device,
     pub(crate) output: PathBuf,
     started: SystemTime,
@@ -142,7 +143,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
     let mut rank = Rank {
         rank,
         world,
-        group,
+        group: Rc::new(group),
         device,
         output,
         started,

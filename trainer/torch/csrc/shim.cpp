@@ -4,6 +4,7 @@
 
 #include "internal.h"
 
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -96,6 +97,24 @@ c10d::ReduceOp reduce_op(int op) {
 at::DeviceType device_type(int device) {
   return device == GRAFT_CUDA_DEVICE ? at::kCUDA : at::kCPU;
 }
+
+// The sum over all ranks. What a rank's value does to the losses of all ranks is its gradient, so that travels likewise.
+struct SumOverRanks : torch::autograd::Function<SumOverRanks> {
+  static Tensor summed(const Tensor& x, const intrusive_ptr<ProcessGroup>& group) {
+    std::vector<Tensor> list{x.contiguous().clone()};
+    group->allreduce(list)->wait();
+    return list[0];
+  }
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const intrusive_ptr<ProcessGroup>& group) {
+    context->saved_data["group"] = c10::IValue::make_capsule(group);
+    return summed(x, group);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& gradients) {
+    auto group = c10::static_intrusive_pointer_cast<ProcessGroup>(context->saved_data["group"].toCapsule());
+    return {summed(gradients[0], group), Tensor()};
+  }
+};
 
 // Gradients travel as bfloat16, half as many bytes; each rank adds up the same rounded ones. As torch's bf16_compress_hook,
 // which is Python.
@@ -257,6 +276,9 @@ int graft_all_reduce(graft_group* g, graft_tensor t, int op) {
     std::vector<Tensor> list{tensor(t)};
     g->group->allreduce(list, options)->wait();
   });
+}
+graft_tensor graft_sum_over_ranks(graft_group* g, graft_tensor t) {
+  return guarded([&]() -> graft_tensor { return new Tensor(SumOverRanks::apply(tensor(t), g->group)); }, nullptr);
 }
 int graft_broadcast(graft_group* g, graft_tensor t, int root) {
   return guarded_status([&] {

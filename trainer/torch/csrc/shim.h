@@ -45,6 +45,7 @@ int graft_has_nccl(void);
 void graft_group_free(graft_group*);
 int graft_group_abort(graft_group*);
 int graft_all_reduce(graft_group*, graft_tensor, int op);
+graft_tensor graft_sum_over_ranks(graft_group*, graft_tensor); // gradients flow through it
 int graft_broadcast(graft_group*, graft_tensor, int root);
 int graft_all_gather(graft_group*, graft_tensor input, const graft_tensor* outputs, int world);
 int graft_broadcast_coalesced(graft_group*, const graft_tensor*, int count, int root);

@@ -51,6 +51,7 @@ unsafe extern "C" {
     pub(crate) fn graft_group_free(group: *mut RawGroup);
     pub(crate) fn graft_group_abort(group: *mut RawGroup) -> c_int;
     pub(crate) fn graft_all_reduce(group: *mut RawGroup, tensor: TensorPtr, op: c_int) -> c_int;
+    pub(crate) fn graft_sum_over_ranks(group: *mut RawGroup, tensor: TensorPtr) -> TensorPtr;
     pub(crate) fn graft_broadcast(group: *mut RawGroup, tensor: TensorPtr, root: c_int) -> c_int;
     pub(crate) fn graft_all_gather(group: *mut RawGroup, input: TensorPtr, outputs: *const TensorPtr, world: c_int) -> c_int;
     pub(crate) fn graft_broadcast_coalesced(group: *mut RawGroup, list: *const TensorPtr, count: c_int, root: c_int) -> c_int;

@@ -1,7 +1,7 @@
 //! Process groups: the collectives that ranks call together. Each rank must make the same calls in the same order; a
 //! group whose call failed is broken and should be dropped at once, with its reducers, so that its neighbours notice.
 
-use crate::ffi::{self, RawGroup, c_count, c_string, check, check_ptr, ptr, ptrs};
+use crate::ffi::{self, RawGroup, c_count, c_string, check, check_ptr, ptr, ptrs, taken};
 use crate::store::milliseconds;
 use crate::{Error, ErrorKind, Result, Store};
 use std::borrow::Borrow;
@@ -145,6 +145,13 @@ impl ProcessGroup {
         // SAFETY: group and tensor are live; the call returns when the tensor is no longer written to.
         check("all-reduce", unsafe { ffi::graft_all_reduce(self.raw, ptr(tensor), op) })?;
         Ok(())
+    }
+
+    /// The sum over all ranks as a new tensor through which gradients flow: the gradient of each rank's tensor is the sum of those that
+    /// all ranks have of the sum. Every rank must go backward through it too, or the others wait.
+    pub fn sum(&self, tensor: &Tensor) -> Result<Tensor> {
+        // SAFETY: group and tensor are live; the graph of the result keeps what it needs of the group.
+        taken("sum over the ranks", unsafe { ffi::graft_sum_over_ranks(self.raw, ptr(tensor)) })
     }
 
     /// Puts rank `root`'s values into the tensor on each rank.

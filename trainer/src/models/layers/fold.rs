@@ -56,13 +56,14 @@ impl Layer {
         let own = Tensor::shallow_clone;
         Ok(match self {
             Self::Conv(conv) => Self::Conv(conv.handle()),
-            Self::Norm(Norm { weight, bias, mean, variance, batches, rule }) => Self::Norm(Norm {
+            Self::Norm(Norm { weight, bias, mean, variance, batches, rule, together }) => Self::Norm(Norm {
                 weight: own(weight),
                 bias: own(bias),
                 mean: own(mean),
                 variance: own(variance),
                 batches: own(batches),
                 rule: *rule,
+                together: together.clone(),
             }),
             Self::LayerNorm(LayerNorm { weight, bias, channels }) => {
                 Self::LayerNorm(LayerNorm { weight: own(weight), bias: own(bias), channels: *channels })

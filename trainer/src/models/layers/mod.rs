@@ -12,7 +12,7 @@ pub(super) use attention::{Attention, Tokens};
 pub(super) use conv::Conv;
 pub(super) use cost::Walk;
 pub(super) use fold::folded;
-pub(super) use norm::{BatchNorm, Channels, LayerNorm, Norm};
+pub(super) use norm::{BatchNorm, Channels, LayerNorm, Norm, Together};
 
 use graft_torch::tch::{TchError, Tensor};
 
