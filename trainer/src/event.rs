@@ -62,7 +62,7 @@ pub struct GradientExchange {
 }
 
 /// Where the time of one step went, in seconds. Communication overlaps with the backward pass and is a part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepTimes {
     /// Images of this rank.
     pub samples: u64,

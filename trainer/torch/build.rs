@@ -22,7 +22,7 @@ fn build() -> Result<(), String> {
     check_version(torch)?;
 
     let mut shim = cc::Build::new();
-    shim.cpp(true).std("c++17").pic(true).warnings(false).file("csrc/shim.cpp").include("csrc/stubs");
+    shim.cpp(true).std("c++17").pic(true).warnings(false).file("csrc/shim.cpp").file("csrc/tensors.cpp").include("csrc/stubs");
     let with_cuda = std::env::var_os("CARGO_FEATURE_CUDA").is_some();
     shim.file(if with_cuda { "csrc/cuda.cpp" } else { "csrc/without_cuda.cpp" });
     for folder in ["include", "include/torch/csrc/api/include"] {

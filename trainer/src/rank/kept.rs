@@ -8,7 +8,7 @@
 use graft_crds::spec::{FineTune, Sampling};
 use graft_data::Split;
 use graft_torch::memory;
-use graft_torch::tch::{Kind, Tensor, no_grad};
+use graft_torch::tch::{Tensor, no_grad};
 use graft_trainer_core::sampler::{self, Epoch};
 
 use super::{Rank, Recipe};
@@ -113,7 +113,8 @@ impl Kept {
         let own = Tensor::f_cat(&self.coming.drain(..).map(|rows| rows.data).collect::<Vec<_>>(), 0)?;
         let dealt: Vec<Vec<usize>> =
             (0..rank.world).map(|r| (0..plan.steps()).flat_map(|step| plan.share(step, r).samples.iter().copied()).collect()).collect();
-        let data = gathered(rank, own, &dealt)?;
+        // Alone there is nobody to gather from, and no second copy is made.
+        let data = if rank.world == 1 { own } else { rank.gather_counted(&own, &dealt.iter().map(Vec::len).collect::<Vec<_>>())? };
         let mut places = vec![0; dealt.iter().map(Vec::len).sum()];
         for (row, sample) in (0i64..).zip(dealt.iter().flatten()) {
             places[*sample] = row;
@@ -125,20 +126,6 @@ impl Kept {
     }
 }
 
-/// The rows of all ranks one after the other, of which `dealt` says whose are how many. Short ones are padded on the way and cut again.
-fn gathered(rank: &Rank, own: Tensor, dealt: &[Vec<usize>]) -> Result<Tensor, Failure> {
-    if rank.world == 1 {
-        return Ok(own);
-    }
-    let longest = dealt.iter().map(Vec::len).max().unwrap_or(0) as i64;
-    let mut missing = own.size();
-    missing[0] = longest - missing[0];
-    let padded = Tensor::f_cat(&[own, Tensor::f_zeros(missing, (Kind::Float, rank.device))?], 0)?;
-    let parts = rank.group.all_gather(&padded)?;
-    let cut: Result<Vec<Tensor>, _> = parts.iter().zip(dealt).map(|(part, dealt)| part.f_narrow(0, 0, dealt.len() as i64)).collect();
-    Ok(Tensor::f_cat(&cut?, 0)?)
-}
-
 /// Always in float32, so that it does not depend on what the trained layers compute in.
 fn frozen(rank: &Rank, recipe: &mut Recipe, samples: &[usize]) -> Result<Tensor, Failure> {
     let images = recipe.images(samples, rank.device)?;
@@ -148,7 +135,7 @@ fn frozen(rank: &Rank, recipe: &mut Recipe, samples: &[usize]) -> Result<Tensor,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use graft_torch::tch::Device;
+    use graft_torch::tch::{Device, Kind};
 
     #[test]
     fn rows_come_back_as_they_were() {

@@ -341,21 +341,21 @@ impl Rank {
         say(&Event::Progress(self.progress.clone()));
     }
 
-    /// Rows of all ranks, `[n, C]`, where each has its [`sampler::shard`] of them. Short shards are padded on the way and cut again.
+    /// Rows of all ranks, `[n, …]`, where each has its [`sampler::shard`] of them.
     pub(crate) fn gather(&self, local: &Tensor, n: usize) -> Result<Tensor, Failure> {
-        let longest = sampler::shard(n, 0, self.world).len() as i64;
-        let missing = longest - local.size()[0];
-        let padded = match missing {
+        self.gather_counted(local, &(0..self.world).map(|r| sampler::shard(n, r, self.world).len()).collect::<Vec<_>>())
+    }
+
+    /// Rows of all ranks in the order of ranks, of which each has as many as `counts` says. Short parts are padded on the way and cut again.
+    pub(crate) fn gather_counted(&self, local: &Tensor, counts: &[usize]) -> Result<Tensor, Failure> {
+        let mut missing = local.size();
+        missing[0] = counts.iter().max().copied().unwrap_or(0) as i64 - missing[0];
+        let padded = match missing[0] {
             0 => local.shallow_clone(),
-            _ => {
-                let mut shape = local.size();
-                shape[0] = missing;
-                Tensor::f_cat(&[local.shallow_clone(), Tensor::f_zeros(shape, (local.kind(), local.device()))?], 0)?
-            }
+            _ => Tensor::f_cat(&[local.shallow_clone(), Tensor::f_zeros(missing, (local.kind(), local.device()))?], 0)?,
         };
         let parts = self.group.all_gather(&padded.f_contiguous()?)?;
-        let cut: Result<Vec<Tensor>, _> =
-            parts.iter().enumerate().map(|(r, part)| part.f_narrow(0, 0, sampler::shard(n, r, self.world).len() as i64)).collect();
+        let cut: Result<Vec<Tensor>, _> = parts.iter().zip(counts).map(|(part, count)| part.f_narrow(0, 0, *count as i64)).collect();
         Ok(Tensor::f_cat(&cut?, 0)?)
     }
 

@@ -164,7 +164,7 @@ impl Stepper {
         let blend = mix.and_then(|m| augment::blend(m.mixup.as_ref().map(number), m.cutmix.as_ref().map(number), recipe.seed, epoch, step));
         let mass = self.criterion.mass(global.iter().map(|i| &recipe.dataset.samples[*i]), blend.is_some());
         self.optimizer.set_factor(factor)?;
-        let mut times = StepTimes { samples: mine.len() as u64, data: 0.0, forward: 0.0, backward: 0.0, optimizer: 0.0 };
+        let mut times = StepTimes { samples: mine.len() as u64, ..StepTimes::default() };
         let (mut losses, mut stepped, mut start) = (Vec::new(), false, mine.start);
         for own in parts(&global[mine.clone()], self.settings.accumulate) {
             let positions = start..start + own.len();
@@ -201,17 +201,19 @@ impl Stepper {
         let at_once = rank.device == Device::Cpu || rank.progress.step == 0;
         let mut clock = Instant::now();
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
-        let before = if at_once { Some(coming) } else { self.coming.replace(coming) };
-        if let Some(before) = before.as_ref().filter(|_| at_once) {
-            self.look_at(recipe, before)?;
+        let before = if at_once {
+            self.look_at(recipe, &coming)?;
             times.backward += lap();
-        }
+            None
+        } else {
+            self.coming.replace(coming)
+        };
         if !stepped {
             self.update()?;
             times.optimizer = lap();
         }
-        if let Some(before) = before.as_ref().filter(|_| !at_once) {
-            self.look_at(recipe, before)?;
+        if let Some(before) = before {
+            self.look_at(recipe, &before)?;
             times.backward += lap();
         }
         rank.step_done();
@@ -259,7 +261,7 @@ impl Stepper {
     fn replay(&mut self, rank: &mut Rank, recipe: &mut Recipe, batch: &Batch) -> Result<Option<Tensor>, Failure> {
         if !self.recorder.is_recorded() {
             let inputs = batch.copy();
-            let mut unused = StepTimes { samples: 0, data: 0.0, forward: 0.0, backward: 0.0, optimizer: 0.0 };
+            let mut unused = StepTimes::default();
             memory::zero_grads_to_none(self.optimizer.parameters())?;
             let recording = Graph::record(|| -> Result<Tensor, Failure> {
                 let sum = self.gradients(rank, recipe, &inputs, true, &mut unused)?;

@@ -1,5 +1,4 @@
-// What the units of the shim share: the types behind the handles, and the guard that no exception passes. It keeps no state
-// but the last error of a thread.
+// What the units of the shim share: the types behind the handles, and the guard that no exception passes.
 #pragma once
 #include "shim.h"
 
@@ -50,6 +49,15 @@ int guarded_status(F&& body) noexcept {
 
 inline Tensor& tensor(graft_tensor t) {
   return *static_cast<Tensor*>(t);
+}
+
+inline std::vector<Tensor> tensors(const graft_tensor* list, int count) {
+  std::vector<Tensor> out;
+  out.reserve(count);
+  for (int i = 0; i < count; i++) {
+    out.push_back(tensor(list[i]));
+  }
+  return out;
 }
 
 // Gloo beside what the group has, for tensors on the CPU.
