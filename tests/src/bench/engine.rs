@@ -14,8 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{conditions, memory_of};
-use crate::programs::cache;
+use super::{conditions, local, memory_of};
 use crate::report::{Aim, Row, print};
 use crate::scenario;
 
@@ -173,11 +172,9 @@ impl Lab {
     }
 
     fn python(&self, task: &str, architecture: &str) -> Result<Command> {
-        let python = std::env::var_os("GRAFT_BENCH_PYTHON").map_or_else(|| cache().join("reference-venv/bin/python"), PathBuf::from);
-        anyhow::ensure!(python.is_file(), "{} is missing; `cargo xtask reference --environment-only` makes it", python.display());
+        let [python, script] = local::script("engine.py")?;
         let mut command = self.pinned(&python);
-        let scripts = std::env::var_os("GRAFT_BENCH_SCRIPTS").map_or_else(|| scenario::workspace().join("tests/reference"), PathBuf::from);
-        command.arg(scripts.join("engine.py")).args([task, architecture, CLASSES]).arg(self.folder.path());
+        command.arg(script).args([task, architecture, CLASSES]).arg(self.folder.path());
         Ok(command)
     }
 

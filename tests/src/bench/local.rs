@@ -32,6 +32,17 @@ pub(super) fn json(path: &Path) -> Result<Value> {
     Ok(serde_json::from_slice(&std::fs::read(path).with_context(|| path.display().to_string())?)?)
 }
 
+/// The reference environment's Python and a script of `tests/reference`, or what `GRAFT_BENCH_PYTHON` and the folder `GRAFT_BENCH_SCRIPTS` are.
+pub(super) fn script(name: &str) -> Result<[PathBuf; 2]> {
+    let given = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let python = given("GRAFT_BENCH_PYTHON").unwrap_or_else(|| crate::programs::cache().join("reference-venv/bin/python"));
+    if !python.is_file() {
+        bail!("{} is missing; `cargo xtask reference --environment-only` makes it", python.display());
+    }
+    let folder = given("GRAFT_BENCH_SCRIPTS").unwrap_or_else(|| scenario::workspace().join("tests/reference"));
+    Ok([python, folder.join(name)])
+}
+
 /// Run a script of `tests/reference` with the reference environment's Python; gives the JSON of its last line.
 pub(super) fn reference(script: &str, arguments: &[&str]) -> Result<Value> {
     let text = told(script, arguments)?;
@@ -39,15 +50,11 @@ pub(super) fn reference(script: &str, arguments: &[&str]) -> Result<Value> {
 }
 
 /// The same; gives all that it prints.
-pub(super) fn told(script: &str, arguments: &[&str]) -> Result<String> {
-    let python = crate::programs::cache().join("reference-venv/bin/python");
-    if !python.is_file() {
-        bail!("{} is missing; `cargo xtask reference` makes it", python.display());
-    }
-    let path = scenario::workspace().join("tests/reference").join(script);
+pub(super) fn told(name: &str, arguments: &[&str]) -> Result<String> {
+    let [python, path] = script(name)?;
     let output = Command::new(python).arg(path).args(arguments).stdin(Stdio::null()).output().context("starting the reference")?;
     if !output.status.success() {
-        bail!("{script}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
