@@ -32,9 +32,9 @@ job() {
  "fineTune": {"unfreeze": ["*"], "epochs": 4, "globalBatchSize": 16, "precision": "$3", "optimizer": {"name": "$4", "learningRate": "1e-3"}$6},
  "head": {"epochs": 5}, "workers": {"gpus": 1}, "output": {"uri": "file://$work/$1"}}}
 JSON
-    check 60 "$here/graft" run "$work/$1.json" >"$work/$1.log" 2>&1
+    check 120 "$here/graft" run "$work/$1.json" >"$work/$1.log" 2>&1
     tail -n 1 "$work/$1.log"
-    grep -e '"event":"epoch".*fineTune' -e recorded -e 'frozen tensors changed' -e '"failure":{' "$work/$1.log" | cut -c 1-400
+    grep -e '"event":"epoch".*fineTune' -e recorded -e GiB -e 'frozen tensors changed' -e '"failure":{' "$work/$1.log" | cut -c 1-400
     check 60 "$here/graft-trainer" verify "$work/$1"
 }
 
@@ -53,6 +53,10 @@ jobs() {
     job half mobilenet_v2 fp16 adam 128 ''
     job lamb vit_b_16 bf16 lamb 224 ''
     job dense densenet121 tf32 sgd 128 ', "mix": {"mixup": "0.2"}'
+    # Half a hundredth of the GPU's memory: the batch has to be taken in parts.
+    export PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:0.005
+    job tight resnet18 bf16 sgd 384 ', "augment": {"crop": "0.8"}'
+    unset PYTORCH_CUDA_ALLOC_CONF
 }
 
 bench() {

@@ -13,7 +13,7 @@ use graft_trainer_core::sampler;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::to_json;
-use super::fine_tune::evaluation_batch;
+use super::room::out_of_memory;
 use super::{Rank, Recipe};
 use crate::event::Failure;
 use crate::models::Mode;
@@ -62,9 +62,19 @@ pub(super) fn extract(rank: &mut Rank, recipe: &mut Recipe, trained: Option<Stri
     storage::make_folder(&folder)?;
     let mine: Vec<usize> = sampler::shard(n, rank.rank, rank.world).collect();
     let mut parts = vec![Tensor::f_zeros([0, recipe.model.feature_width()], (Kind::Float, rank.device))?];
-    for chunk in mine.chunks(evaluation_batch(rank.device)) {
-        let images = recipe.images(chunk, rank.device)?;
-        parts.push(no_grad(|| recipe.model.features(&images, Mode::Evaluate))?);
+    let mut rest = &mine[..];
+    while !rest.is_empty() {
+        let (chunk, later) = rest.split_at(rank.evaluated_at_once.min(rest.len()));
+        match features(rank, recipe, chunk) {
+            Ok(rows) => parts.push(rows),
+            Err(failure) if chunk.len() == 1 => return Err(failure),
+            Err(failure) => {
+                out_of_memory(failure)?;
+                rank.evaluated_at_once = chunk.len() / 2;
+                continue;
+            }
+        }
+        rest = later;
         rank.record(chunk.len() * rank.world);
     }
     let local = Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?;
@@ -80,6 +90,12 @@ pub(super) fn extract(rank: &mut Rank, recipe: &mut Recipe, trained: Option<Stri
         Some(features) => Ok(Some(features)),
         None => Err(Failure::storage(&folder, "the features just written cannot be read; do all pods mount the same volume there?")),
     }
+}
+
+/// Features `[N, F]` of images.
+fn features(rank: &Rank, recipe: &mut Recipe, samples: &[usize]) -> Result<Tensor, Failure> {
+    let images = recipe.images(samples, rank.device)?;
+    Ok(no_grad(|| recipe.model.features(&images, Mode::Evaluate))?)
 }
 
 fn part(rank: usize, world: usize) -> String {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use graft_crds::contract::{ExitReason, Stage};
-use graft_crds::spec::{FineTune, GradientTravel, Keep, Sampling, ScheduleName, TaskType};
+use graft_crds::spec::{FineTune, GradientTravel, Keep, Precision, Sampling, ScheduleName, TaskType};
 use graft_data::Split;
-use graft_torch::tch::{Device, Kind, Tensor, no_grad};
+use graft_torch::tch::{Kind, Tensor, no_grad};
 use graft_torch::{Reducer, ReducerSettings, Reduction, Travel, device};
 use graft_trainer_core::artefact::digest_of;
 use graft_trainer_core::metrics::Evaluation;
@@ -21,14 +21,6 @@ use super::step::Stepper;
 use super::{Rank, Recipe, probabilities};
 use crate::event::Failure;
 use crate::models::{self, Mode};
-
-/// Images in one forward pass without gradients.
-pub(super) fn evaluation_batch(device: Device) -> usize {
-    match device {
-        Device::Cuda(_) => 256,
-        _ => 32,
-    }
-}
 
 /// What fine-tuning leaves beside the values in the model.
 pub(super) struct Tuned {
@@ -53,9 +45,8 @@ pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTun
         recipe.model.set_dropout(probability.value());
     }
 
-    if settings.sync_batch_norm && rank.world > 1 {
-        recipe.model.normalise_over(Some(rank.group.clone()));
-    }
+    // Features and the evaluation are computed in float32, so that whoever loads the model gets the same predictions.
+    device::set_tf32(settings.precision == Precision::Tf32)?;
     let mut trainer = Trainer::new(rank, recipe, settings, &sampler)?;
     let first = trainer.resume(rank, recipe)?;
     rank.begin(Stage::FineTune, epochs, first * train as u64);
@@ -70,6 +61,7 @@ pub(super) fn fine_tune(rank: &mut Rank, recipe: &mut Recipe, settings: &FineTun
         trainer.thaw(rank, recipe, epoch)?;
         trainer.epoch(rank, recipe, &sampler, epoch)?;
     }
+    device::set_tf32(false)?;
     trainer.finish(rank)
 }
 
@@ -104,7 +96,7 @@ impl Trainer {
         recipe.model.set_trainable(&layers)?;
         Ok(Self {
             schedule: schedule(settings, sampler),
-            stepper: Stepper::new(rank, recipe, settings, &moving)?,
+            stepper: Stepper::new(rank, recipe, settings, &moving, sampler)?,
             checkpoints: Checkpoints::new(rank, inputs.clone()),
             notes: Notes::default(),
             frozen: Frozen::of(&recipe.model, &moving)?,
@@ -118,7 +110,7 @@ impl Trainer {
     }
 
     /// Train the layers that it is time for; the optimizer keeps what it knows of those that are trained already.
-    fn thaw(&mut self, rank: &Rank, recipe: &mut Recipe, epoch: u64) -> Result<(), Failure> {
+    fn thaw(&mut self, rank: &mut Rank, recipe: &mut Recipe, epoch: u64) -> Result<(), Failure> {
         let layers = at(&self.settings, epoch);
         if layers == self.layers {
             return Ok(());
@@ -323,7 +315,7 @@ fn copies(list: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
 }
 
 /// Copy saved values into the targets; gives how many there are none for.
-fn restore(targets: &[(String, Tensor)], saved: &BTreeMap<String, Tensor>, prefix: &str) -> Result<usize, Failure> {
+pub(super) fn restore(targets: &[(String, Tensor)], saved: &BTreeMap<String, Tensor>, prefix: &str) -> Result<usize, Failure> {
     no_grad(|| {
         let mut missing = 0;
         for (name, target) in targets {
@@ -348,7 +340,7 @@ fn validate(rank: &Rank, recipe: &mut Recipe, stepper: &mut Stepper) -> Result<E
     let range = recipe.dataset.range(Split::Validation);
     let mine: Vec<usize> = sampler::shard(range.len(), rank.rank, rank.world).map(|i| range.start + i).collect();
     let mut parts = vec![Tensor::f_zeros([0, recipe.classes() as i64], (Kind::Double, rank.device))?];
-    for (batch, chunk) in mine.chunks(evaluation_batch(rank.device)).enumerate() {
+    for (batch, chunk) in mine.chunks(rank.evaluated_at_once).enumerate() {
         let inputs = stepper.validation(rank, recipe, batch, chunk)?;
         let logits = no_grad(|| stepper.logits(recipe, &inputs, Mode::Evaluate))?;
         parts.push(probabilities(recipe.dataset.task, &logits)?);

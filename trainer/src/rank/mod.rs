@@ -15,6 +15,7 @@ mod optimizer;
 mod policy;
 mod prepare;
 mod recorded;
+mod room;
 mod step;
 
 pub(crate) use checkpoint::to_json;
@@ -27,7 +28,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use graft_crds::contract::{CheckpointRef, DataFindings, Device as Kind, ExitReason, Progress, Stage, TrainerConfig};
-use graft_crds::spec::{AfterFineTune, Precision};
+use graft_crds::spec::AfterFineTune;
 use graft_torch::tch::{Device, Tensor};
 use graft_torch::{Interface, ProcessGroup, Store, device};
 use graft_trainer_core::progress::{Tracker, Work};
@@ -114,6 +115,8 @@ pub(crate) struct Rank {
     boardless: bool,
     /// What is done now is a part of another stage: it tells neither progress nor history.
     aside: bool,
+    /// Images in one forward pass without gradients.
+    pub(crate) evaluated_at_once: usize,
 }
 
 fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
@@ -135,7 +138,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         Device::Cuda(_) if !settings.is_some_and(|settings| settings.deterministic) => device::Determinism::Fast,
         _ => device::Determinism::Deterministic,
     })?;
-    device::set_tf32(settings.is_some_and(|settings| settings.precision == Precision::Tf32))?;
+    device::set_tf32(false)?;
     let store = Store::connect("127.0.0.1", start.store_port, MEETING)?;
     let interface = if gang.replicas == 1 { Interface::Named("lo".into()) } else { Interface::Default };
     let group = ProcessGroup::for_device(device, &store.prefix(&format!("generation-{}", start.generation))?, rank, world, PATIENCE, &interface)?;
@@ -155,6 +158,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         board: None,
         boardless: false,
         aside: false,
+        evaluated_at_once: if device == Device::Cpu { 32 } else { 256 },
         config,
     };
     stages(&mut rank)

@@ -52,13 +52,6 @@ impl Recorder {
         if on { Self::Warming(0, Vec::new()) } else { Self::Off }
     }
 
-    /// What was recorded reads tensors that are no longer those of the training.
-    pub(super) fn forget(&mut self) {
-        if !matches!(self, Self::Off) {
-            *self = Self::new(true);
-        }
-    }
-
     /// Whether a step with this batch is to be replayed, or recorded now.
     pub(super) fn takes(&mut self, batch: &Batch) -> bool {
         let size = batch.images.size();
@@ -109,11 +102,7 @@ mod tests {
         let taken: Vec<bool> = [4, 4, 4, 3, 4, 4, 4, 4].map(|images| recorder.takes(&batch(images))).to_vec();
         assert_eq!(taken, [false, false, false, false, false, false, false, true]);
         assert!(!recorder.is_recorded() && recorder.replay(&batch(4)).unwrap().is_none());
-        recorder.forget();
-        assert!(!recorder.takes(&batch(4)));
         let mut off = Recorder::new(false);
         assert!((0..9).all(|_| !off.takes(&batch(4))));
-        off.forget();
-        assert!(matches!(off, Recorder::Off));
     }
 }

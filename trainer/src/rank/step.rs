@@ -18,7 +18,7 @@ use super::fine_tune::reducer;
 use super::kept::{Kept, parts};
 use super::optimizer::{Optimizer, clip, parameters};
 use super::recorded::{Batch, Recorder};
-use super::{Rank, Recipe, say};
+use super::{Rank, Recipe, room, say};
 use crate::event::{Event, Failure, GradientExchange, StepTimes};
 use crate::models::Mode;
 
@@ -42,6 +42,8 @@ pub(super) struct Stepper {
     kept: Option<Kept>,
     /// The loss of the last step, if it is still on its way.
     coming: Option<Coming>,
+    /// Images of a rank in a step at most.
+    share: usize,
     left_out: u32,
     /// The sum of this rank's losses in this epoch, and what the images weigh: the mean loss is the losses of all ranks over this.
     loss: f64,
@@ -60,14 +62,18 @@ struct Coming {
 }
 
 impl Stepper {
-    pub(super) fn new(rank: &Rank, recipe: &Recipe, settings: &FineTune, moving: &[(String, Tensor)]) -> Result<Self, Failure> {
+    pub(super) fn new(
+        rank: &mut Rank,
+        recipe: &Recipe,
+        settings: &FineTune,
+        moving: &[(String, Tensor)],
+        sampler: &Sampler,
+    ) -> Result<Self, Failure> {
         let anchored = |(name, t): &&(String, Tensor)| settings.l2sp.value() > 0.0 && !recipe.model.is_head(name) && t.is_floating_point();
         let autocast = autocast(rank, settings);
         let optimizer = optimizer(rank, recipe, settings, autocast)?;
-        // A pair of blended images has more than one label, and parts of a batch add up: neither is recorded.
-        let whole = settings.mix.is_none() && settings.accumulate <= 1 && rank.world == 1;
-        Ok(Self {
-            recorder: Recorder::new(whole && optimizer.is_recordable() && matches!(rank.device, Device::Cuda(_))),
+        let mut stepper = Self {
+            recorder: Recorder::new(false),
             optimizer,
             reducer: reducer(rank, recipe, settings)?,
             criterion: Criterion::new(&settings.loss, &recipe.dataset, rank.device)?,
@@ -77,24 +83,40 @@ impl Stepper {
             settings: settings.clone(),
             kept: Kept::new(settings, recipe, 0),
             coming: None,
+            share: sampler.epoch(0).global_batch(0).len().div_ceil(rank.world),
             left_out: 0,
             loss: 0.0,
             mass: 0.0,
-        })
+        };
+        stepper.make_room(rank, recipe)?;
+        Ok(stepper)
+    }
+
+    /// Take steps in as many parts as memory needs, and record them where that can be done.
+    fn make_room(&mut self, rank: &mut Rank, recipe: &Recipe) -> Result<(), Failure> {
+        let wanted = usize::try_from(self.settings.accumulate).unwrap_or(1);
+        let parts = room::parts(rank, recipe, self.share, wanted, self.autocast)?;
+        self.settings.accumulate = i32::try_from(parts).unwrap_or(i32::MAX);
+        if self.settings.sync_batch_norm && rank.world > 1 {
+            recipe.model.normalise_over(Some(rank.group.clone()));
+        }
+        // A pair of blended images has more than one label, and parts of a batch add up: neither is recorded.
+        let whole = self.settings.mix.is_none() && parts <= 1 && rank.world == 1;
+        self.recorder = Recorder::new(whole && self.optimizer.is_recordable() && matches!(rank.device, Device::Cuda(_)));
+        Ok(())
     }
 
     /// Train what is trainable now, and has been since the epoch `began`; the optimizer keeps what it knows of those layers that were
     /// trained before.
-    pub(super) fn thaw(&mut self, rank: &Rank, recipe: &Recipe, began: u64) -> Result<(), Failure> {
+    pub(super) fn thaw(&mut self, rank: &mut Rank, recipe: &Recipe, began: u64) -> Result<(), Failure> {
         let mut optimizer = optimizer(rank, recipe, &self.settings, self.autocast)?;
         optimizer.restore(&self.optimizer.state().into_iter().collect())?;
-        self.recorder.forget();
         self.kept = Kept::new(&self.settings, recipe, began);
         self.optimizer = optimizer;
         // The old one's hooks go before the new one's come.
         self.reducer = None;
         self.reducer = reducer(rank, recipe, &self.settings)?;
-        Ok(())
+        self.make_room(rank, recipe)
     }
 
     /// An epoch begins: where it goes on from a checkpoint, the outputs of frozen layers that it would find are computed.
@@ -263,6 +285,10 @@ impl Stepper {
             let inputs = batch.copy();
             let mut unused = StepTimes::default();
             memory::zero_grads_to_none(self.optimizer.parameters())?;
+            // What steps before had lies elsewhere than what the recorded one will have.
+            if let Device::Cuda(index) = rank.device {
+                memory::give_back(index)?;
+            }
             let recording = Graph::record(|| -> Result<Tensor, Failure> {
                 let sum = self.gradients(rank, recipe, &inputs, true, &mut unused)?;
                 self.update()?;

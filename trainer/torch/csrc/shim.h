@@ -94,6 +94,10 @@ int graft_graph_end(graft_graph*);
 int graft_graph_replay(graft_graph*);
 void graft_graph_free(graft_graph*);
 
+// A GPU's memory in bytes: what tensors had of it at most since the last call, what is free, and all of it. Memory that is
+// kept for later tensors is given back first.
+int graft_device_memory(int index, int64_t* peak, int64_t* free, int64_t* total);
+
 // Memory format, autocast and process-wide settings.
 graft_tensor graft_to_channels_last(graft_tensor);
 int graft_set_channels_last(graft_tensor);

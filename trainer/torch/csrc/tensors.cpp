@@ -16,6 +16,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -119,6 +120,21 @@ int graft_update_scale(graft_tensor scale, graft_tensor growth, graft_tensor not
   return guarded_status([&] {
     at::NoGradGuard no_grad;
     at::_amp_update_scale_(tensor(scale), tensor(growth), tensor(not_finite), factor, 1.0 / factor, every);
+  });
+}
+
+// ---- memory of a device ---------------------------------------------------------------------------------------------
+
+int graft_device_memory(int index, int64_t* peak, int64_t* free, int64_t* total) {
+  return guarded_status([&] {
+    const auto device = static_cast<c10::DeviceIndex>(index);
+    auto* allocator = c10::getDeviceAllocator(at::kCUDA);
+    *peak = allocator->getDeviceStats(device).allocated_bytes[0].peak;
+    allocator->emptyCache();
+    allocator->resetPeakStats(device);
+    const auto [left, all] = allocator->getMemoryInfo(device);
+    *free = static_cast<int64_t>(left);
+    *total = static_cast<int64_t>(all);
   });
 }
 
@@ -240,7 +256,6 @@ int graft_set_threads(int intra_op, int inter_op) {
 int graft_set_deterministic(int on) {
   return guarded_status([&] {
     at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
-    at::globalContext().setBenchmarkCuDNN(on == 0);
     at::globalContext().setDeterministicCuDNN(on != 0);
     // Else every new tensor is first filled with NaN, to show who reads what nobody wrote: a fifth of a training step.
     at::globalContext().setDeterministicFillUninitializedMemory(false);

@@ -127,6 +127,7 @@ unsafe extern "C" {
     pub(crate) fn graft_autocast_leave(device: c_int, was_enabled: c_int, was_type: c_int) -> c_int;
     pub(crate) fn graft_set_threads(intra_op: c_int, inter_op: c_int) -> c_int;
     pub(crate) fn graft_set_deterministic(on: c_int) -> c_int;
+    pub(crate) fn graft_device_memory(index: c_int, peak: *mut i64, free: *mut i64, total: *mut i64) -> c_int;
     pub(crate) fn graft_set_tf32(on: c_int) -> c_int;
     pub(crate) fn graft_set_log_level(level: c_int) -> c_int;
     pub(crate) fn graft_set_cuda_device(index: c_int) -> c_int;

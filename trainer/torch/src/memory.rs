@@ -1,5 +1,5 @@
-//! Gradients set to zero or to nothing, and the channels-last memory format. Values never change here, only where and in
-//! what order they lie.
+//! Gradients set to zero or to nothing, the channels-last memory format, and how much memory a GPU has. Values never change
+//! here, only where and in what order they lie.
 
 use crate::Result;
 use crate::ffi::{self, c_count, check, ptr, ptrs, taken};
@@ -52,4 +52,29 @@ pub fn set_channels_last(parameter: &mut Tensor) -> Result<()> {
 pub fn is_channels_last(tensor: &Tensor) -> Result<bool> {
     // SAFETY: the tensor is live.
     Ok(check("ask the memory format", unsafe { ffi::graft_is_channels_last(ptr(tensor)) })? != 0)
+}
+
+/// A GPU's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What this process's tensors had of it at most since this was last asked.
+    pub peak: u64,
+    /// What nobody has of it now.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// Gives memory that torch keeps for later tensors back to a GPU, and says what it has then.
+///
+/// # Errors
+/// There is no such GPU.
+pub fn give_back(index: usize) -> Result<DeviceMemory> {
+    const DOING: &str = "ask for the memory of a GPU";
+    let index = c_count(DOING, index)?;
+    let (mut peak, mut free, mut total) = (0, 0, 0);
+    // SAFETY: the three places are for one number each.
+    check(DOING, unsafe { ffi::graft_device_memory(index, &raw mut peak, &raw mut free, &raw mut total) })?;
+    let [peak, free, total] = [peak, free, total].map(i64::unsigned_abs);
+    Ok(DeviceMemory { peak, free, total })
 }
