@@ -1,5 +1,5 @@
-//! The ways to lay data out: each snippet of docs/data.md on files that are laid out so; and multi-label jobs, with findings in
-//! a list or in a column each, some of them unknown, through training, outputs and the check of a written model.
+//! The ways to lay data out: each snippet of docs/data.md on files that are laid out so; multi-label jobs, with findings in a list
+//! or in a column each, some of them unknown, and regression jobs, through training, outputs and the check of a written model.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -115,6 +115,93 @@ fn what_cannot_be_understood_is_refused() {
     refused(&|job| job["spec"]["data"]["train"]["manifest"] = "columns.csv".into(), 65, &["columns.csv:", "\"maybe\"", "1, 0, and -1"]);
 }
 
+/// Beside the phantom's manifest, `volumes.csv` with a number for each image: about 40 with a lesion, about 10 without.
+fn volumes(site: &Site) {
+    let mut volumes = "image,volume_ml,split,patient\n".to_owned();
+    for (index, row) in csv::Reader::from_path(site.path("phantom/manifest.csv")).unwrap().records().enumerate() {
+        let row = row.unwrap();
+        let volume = if &row[1] == "lesion" { 40.0 } else { 10.0 } + (index % 5) as f64 / 4.0;
+        volumes.push_str(&format!("{},{volume:.2},{},{}\n", &row[0], &row[2], &row[3]));
+    }
+    fs::write(site.path("phantom/volumes.csv"), volumes).unwrap();
+}
+
+fn numbers(settings: Value) -> impl FnOnce(&mut Value) {
+    move |job| {
+        let spec = &mut job["spec"];
+        spec["task"] = json!({"type": "regression"});
+        spec["data"]["train"]["manifest"] = "volumes.csv".into();
+        spec["data"]["columns"]["label"] = "volume_ml".into();
+        spec["fineTune"].as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    }
+}
+
+#[test]
+fn numbers_are_predicted_in_their_own_unit() {
+    let site = Site::with_a_signal();
+    volumes(&site);
+    // Who knows nothing is 15 off. Two epochs teach a head that is not trained alone just that, but in the right unit.
+    for (settings, keep, worst) in
+        [(json!({"loss": {"name": "mse"}, "headFirst": true}), false, 13.0), (json!({"loss": {"name": "huber"}}), true, 16.0)]
+    {
+        let run = site.run("out", |job| {
+            numbers(settings)(job);
+            job["spec"]["head"] = json!({"epochs": 60, "afterFineTune": if keep { "keep" } else { "retrain" }});
+        });
+        let judged = run.events().into_iter().rfind(|event| event["event"] == "progress").unwrap()["metrics"].clone();
+        let predictions = site.text("out/predictions.csv");
+        let mut rows = csv::Reader::from_reader(predictions.as_bytes());
+        assert_eq!(rows.headers().unwrap(), vec!["input", "patient", "label", "predicted_volume_ml"]);
+        let pairs: Vec<(f64, f64)> = rows.records().map(Result::unwrap).map(|row| (row[2].parse().unwrap(), row[3].parse().unwrap())).collect();
+        let mae = pairs.iter().map(|(truth, predicted)| (truth - predicted).abs()).sum::<f64>() / pairs.len() as f64;
+        let metrics: Value = serde_json::from_slice(&site.read("out/metrics.json")).unwrap();
+        assert!((metrics["test"]["mae"].as_f64().unwrap() - mae).abs() < 1e-9, "{metrics}");
+        assert!(metrics["test"]["limitsOfAgreement"][0].as_f64() < metrics["test"]["bias"].as_f64(), "{metrics}");
+        assert_eq!((&judged["mae"], &judged["auroc"]), (&metrics["test"]["mae"], &Value::Null), "{judged}");
+        let description: Value = serde_json::from_slice(&site.read("out/model.json")).unwrap();
+        assert_eq!((&description["task"], &description["classes"]), (&json!("regression"), &json!(["volume_ml"])));
+        let verified = graft(&["verify", &site.path("out").to_string_lossy()]);
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+        let history = site.text("out/history.csv");
+        assert!(history.lines().skip(1).all(|line| line.split(',').nth(8).unwrap().parse::<f64>().unwrap() > 0.0), "{history}");
+        fs::remove_dir_all(site.path("out")).unwrap();
+        assert!(mae < worst, "{mae}\n{history}");
+    }
+}
+
+#[test]
+fn what_is_no_number_is_refused() {
+    let site = Site::new();
+    volumes(&site);
+    let refused = |change: &dyn Fn(&mut Value), code: i32, parts: &[&str]| {
+        let job = site.job("refused", |job| {
+            numbers(json!({"loss": {"name": "l1"}}))(job);
+            change(job);
+        });
+        let run = Run::of(graft(&["validate", &job.to_string_lossy()]));
+        assert_eq!(run.code, Some(code), "{}{}", run.stdout, run.stderr);
+        for part in parts {
+            assert!(run.stderr.contains(part), "{part:?} is not in {}", run.stderr);
+        }
+    };
+    refused(&|job| job["spec"]["task"]["classes"] = json!(["volume"]), 64, &["a regression task has no classes"]);
+    refused(&|job| drop(job["spec"]["fineTune"].as_object_mut().unwrap().remove("loss")), 64, &["mse, l1 or huber"]);
+    refused(&|job| job["spec"]["fineTune"]["mix"] = json!({"mixup": "0.2"}), 64, &["nor mix"]);
+    refused(&|job| job["spec"]["task"]["type"] = "classification".into(), 64, &["are for regression tasks"]);
+    refused(&|job| drop(job["spec"]["data"]["train"].as_object_mut().unwrap().remove("manifest")), 64, &["manifest"]);
+    refused(
+        &|job| job["spec"]["data"]["columns"]["label"] = "split".into(),
+        65,
+        &["volumes.csv:2 (\"", "something else than a number", "with a point"],
+    );
+    let text = site.text("phantom/volumes.csv").replacen(",10.00,", ",\"10,0\",", 1).replacen(",11.00,", ",nan,", 1);
+    fs::write(site.path("phantom/volumes.csv"), text).unwrap();
+    refused(&|_| (), 65, &["2 rows", "\"10,0\"", "\"nan\""]);
+    let same = site.text("phantom/manifest.csv").replace(",lesion,", ",1,").replace(",normal,", ",1,");
+    fs::write(site.path("phantom/volumes.csv"), same.replacen("label", "volume_ml", 1)).unwrap();
+    refused(&|_| (), 65, &["numbers that differ"]);
+}
+
 /// The snippets of a document in one language.
 fn snippets(document: &str, language: &str) -> Vec<String> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(document);
@@ -136,18 +223,26 @@ fn merge(under: &mut Value, over: Value) {
 fn each_snippet_of_the_documentation_reads_what_is_laid_out_so() {
     let site = Site::new();
     let (mut covid, mut chest) = ("image,label,patient_id,split\n".to_owned(), "Image Index,Finding Labels,Patient ID,split\n".to_owned());
+    let mut volumes = "image,volume_ml,patient,split\n".to_owned();
     for (index, row) in csv::Reader::from_path(site.path("phantom/manifest.csv")).unwrap().records().enumerate() {
         let row = row.unwrap();
         let name = row[0].trim_start_matches("images/");
-        for place in [format!("data/lungs/{}/{}/{name}", &row[2], &row[1]), format!("data/covid-ct/{name}"), format!("data/chest-xray14/{name}")] {
+        for place in [
+            format!("data/lungs/{}/{}/{name}", &row[2], &row[1]),
+            format!("data/covid-ct/{name}"),
+            format!("data/chest-xray14/{name}"),
+            format!("data/lesions/{name}"),
+        ] {
             fs::create_dir_all(site.path(&place).parent().unwrap()).unwrap();
             fs::copy(site.path("phantom").join(&row[0]), site.path(&place)).unwrap();
         }
         covid.push_str(&format!("{name},{},{},{}\n", &row[1], &row[3], &row[2]));
+        volumes.push_str(&format!("{name},{index}.5,{},{}\n", &row[3], &row[2]));
         chest.push_str(&format!("{name},{},{},{}\n", ["No Finding", "Mass|Effusion", "Nodule|Hernia", "Mass"][index / 3 % 4], &row[3], &row[2]));
     }
     fs::write(site.path("data/covid-ct/manifest.csv"), covid).unwrap();
     fs::write(site.path("data/chest-xray14/entries.csv"), chest).unwrap();
+    fs::write(site.path("data/lesions/volumes.csv"), volumes).unwrap();
     let snippets = snippets("data.md", "yaml");
     assert!(snippets.len() >= 4, "{}", snippets.len());
     let mount = format!("/data={}", site.path("data").display());

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Failure;
 use crate::models::{self, Mode, Model};
-use crate::rank::{Normaliser, Rank, Recipe, judge, probabilities, to_json};
+use crate::rank::{Normaliser, Rank, Recipe, judge, said, to_json};
 use crate::storage;
 use crate::weights::{self, HEAD_FORM_KEY, HeadPolicy};
 
@@ -27,7 +27,7 @@ const MODEL: &str = "model.safetensors";
 const DESCRIPTION: &str = "model.json";
 const PREDICTIONS: &str = "predictions.csv";
 
-/// How far a model that was loaded again may be from its stored predictions, as a probability.
+/// How far a model that was loaded again may be from its stored predictions, as a probability, or as a share of a number above 1.
 const TOLERANCE: f64 = 1e-4;
 
 /// `model.json`: everything that is needed to use the model, and where it came from.
@@ -38,7 +38,7 @@ pub struct Description {
     pub format: u32,
     /// The architecture.
     pub architecture: Architecture,
-    /// What the outputs mean: one class by softmax, or each class on its own by the logistic function.
+    /// What the outputs mean: one class by softmax, each class on its own by the logistic function, or numbers.
     #[serde(default)]
     pub task: TaskType,
     /// The classes in the order of the outputs.
@@ -95,7 +95,7 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usi
         let range = recipe.dataset.range(split);
         let rows = features.f_narrow(0, range.start as i64, range.len() as i64)?.f_to_device(rank.device)?;
         let logits = no_grad(|| recipe.model.head(&rows, Mode::Evaluate))?;
-        Ok(probabilities(recipe.dataset.task, &logits)?.f_to_device(Device::Cpu)?)
+        Ok(recipe.said(&logits)?.f_to_device(Device::Cpu)?)
     };
     let test = of(Split::Test)?;
     let judged = judge(&test, recipe, recipe.dataset.range(Split::Test))?;
@@ -108,7 +108,7 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usi
         validation: Some(validation),
     };
     let bug = |error: &dyn std::fmt::Display| Failure::new(ExitReason::Bug, "ReportFailed", error.to_string());
-    let table = report::predictions_csv(&recipe.dataset.classes, &predictions(recipe, &test)?).map_err(|e| bug(&e))?;
+    let table = report::predictions_csv(recipe.dataset.task, &recipe.dataset.classes, &predictions(recipe, &test)?).map_err(|e| bug(&e))?;
     let history = report::history_csv(&rank.history).map_err(|e| bug(&e))?;
 
     let model = folder.join(MODEL);
@@ -146,7 +146,7 @@ fn predictions(recipe: &Recipe, test: &Tensor) -> Result<Vec<Prediction>, Failur
             input: sample.key.clone(),
             patient: sample.patient_pseudonym(),
             label: recipe.dataset.told(sample),
-            probabilities: row.to_vec(),
+            predicted: row.to_vec(),
         })
         .collect())
 }
@@ -207,7 +207,7 @@ pub fn load(folder: &Path) -> Result<Trained, Failure> {
 }
 
 impl Trained {
-    /// Probabilities `[N][classes]` of image files.
+    /// Probabilities `[N][classes]` of image files, or the numbers of a regression task.
     ///
     /// # Errors
     /// An image that cannot be decoded.
@@ -221,7 +221,7 @@ impl Trained {
             let bytes = loader.batch(chunk)?;
             let inputs = self.description.normalisation.apply(&bytes, self.description.input.size, Device::Cpu)?;
             let logits = no_grad(|| self.model.forward(&inputs, Mode::Evaluate))?;
-            let flat = Vec::<f64>::try_from(probabilities(self.description.task, &logits)?.f_flatten(0, 1)?)?;
+            let flat = Vec::<f64>::try_from(said(self.description.task, &logits)?.f_flatten(0, 1)?)?;
             rows.extend(flat.chunks_exact(self.description.classes.len()).map(<[f64]>::to_vec));
         }
         Ok(rows)
@@ -233,14 +233,14 @@ impl Trained {
 pub struct Verified {
     /// Images that were predicted again.
     pub images: usize,
-    /// Largest difference of a probability.
+    /// Largest difference of a probability; of a number above 1 its share.
     pub largest_difference: f64,
 }
 
 /// Load a written model and predict its test set again. `locate` gives the local folder of the test set's URI.
 ///
 /// # Errors
-/// The output is not whole, an image is gone, or a probability differs by more than 1e-4.
+/// The output is not whole, an image is gone, or a prediction differs by more than 1e-4.
 pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verified, Failure> {
     let trained = load(folder)?;
     let root = locate(&trained.description.test_uri);
@@ -255,12 +255,24 @@ pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verifie
         stored.push(row.map_err(|e| unreadable(&e))?);
         let place = key.clone();
         let (path, slice) = graft_data::locate(&root, &key);
-        samples.push(graft_data::Sample { path, slice, key, label: 0, findings: Vec::new(), patient: None, row: None, place, split: Split::Test });
+        samples.push(graft_data::Sample {
+            path,
+            slice,
+            key,
+            label: 0,
+            findings: Vec::new(),
+            number: None,
+            patient: None,
+            row: None,
+            place,
+            split: Split::Test,
+        });
     }
     let fresh = trained.predict(samples)?;
     let pairs = fresh.iter().flatten().zip(stored.iter().flatten());
     // A probability that is no number differs from everything.
-    let largest_difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |most: f64, d| if d.is_nan() { f64::INFINITY } else { most.max(d) });
+    let largest_difference =
+        pairs.map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, |most: f64, d| if d.is_nan() { f64::INFINITY } else { most.max(d) });
     if fresh.len() != stored.len() || largest_difference > TOLERANCE {
         let text =
             format!("{}: predictions differ by {largest_difference:.1e} from the stored ones; the images are not those of the run", folder.display());

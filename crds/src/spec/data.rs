@@ -138,7 +138,7 @@ pub struct DataColumns {
     #[serde(default = "image_column")]
     #[schemars(length(min = 1, max = 128))]
     pub input: String,
-    /// Column with the class; of a multiLabel task with the findings, `A|B`, where others than spec.task.classes are ignored. If there is no
+    /// Column with the class, or the number of a regression task; of a multiLabel task with the findings, `A|B`, where others than spec.task.classes are ignored. If there is no
     /// such column, a multiLabel manifest has a column per class: 1, 0, and -1 or nothing for unknown. Default: "label".
     #[serde(default = "label_column")]
     #[schemars(length(min = 1, max = 128))]

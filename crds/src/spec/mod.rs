@@ -62,6 +62,8 @@ use std::collections::BTreeMap;
     validation = ("self.runToken != oldSelf.runToken || (self.workers.replicas == oldSelf.workers.replicas && self.workers.processes == oldSelf.workers.processes && self.workers.gpus == oldSelf.workers.gpus)", "spec.workers cannot be changed within a run; change spec.runToken with it to start a new run"),
     validation = ("self.runToken != oldSelf.runToken || self.output == oldSelf.output", "spec.output cannot be changed within a run; change spec.runToken with it to start a new run"),
     validation = ("!has(self.fineTune) || self.fineTune.globalBatchSize >= self.workers.replicas * (self.workers.gpus > 0 ? self.workers.gpus : self.workers.processes)", "spec.fineTune.globalBatchSize must be at least the number of ranks (workers.replicas × gpus or processes): every rank needs a sample of each batch"),
+    validation = ("self.task.type != 'regression' || !has(self.fineTune) || (self.fineTune.loss.name in ['mse', 'l1', 'huber'] && self.fineTune.loss.classWeights == 'equal' && double(self.fineTune.loss.labelSmoothing) == 0.0 && self.fineTune.sampling == 'all' && !has(self.fineTune.mix))", "a regression task has spec.fineTune.loss.name mse, l1 or huber, and neither class weights, label smoothing, balanced sampling nor mix"),
+    validation = ("self.task.type == 'regression' || !has(self.fineTune) || self.fineTune.loss.name in ['crossEntropy', 'focal']", "spec.fineTune.loss.name: mse, l1 and huber are for regression tasks"),
     validation = ("self.task.type != 'multiLabel' || !has(self.fineTune) || self.fineTune.sampling != 'balanced'", "spec.fineTune.sampling: balanced needs one class per image; a multiLabel task has loss.classWeights: balanced"),
     validation = ("self.volumeMounts.all(m, self.volumes.exists(v, v.name == m.name))", "spec.volumeMounts names a volume that spec.volumes does not declare")
 )]
@@ -138,12 +140,14 @@ fn first_run() -> String {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("!has(self.positiveClass) || size(self.classes) == 0 || self.positiveClass in self.classes", "spec.task.positiveClass must be one of spec.task.classes"),
-    validation = ("self.type == 'multiLabel' || size(self.classes) != 1", "spec.task.classes must name at least two classes, or none to take them from the training data"),
+    validation = ("self.type != 'classification' || size(self.classes) != 1", "spec.task.classes must name at least two classes, or none to take them from the training data"),
     validation = ("self.type != 'multiLabel' || (size(self.classes) > 0 && !has(self.positiveClass))", "a multiLabel task names its findings in spec.task.classes and has no positiveClass: each finding is judged by itself"),
+    validation = ("self.type != 'regression' || (size(self.classes) == 0 && !has(self.positiveClass))", "a regression task has no classes and no positiveClass: spec.data.columns.label names the column with its number"),
     validation = ("self.classes.all(c, self.classes.exists_one(d, d == c))", "spec.task.classes names a class twice")
 )]
 pub struct Task {
-    /// Kind of the task: `classification`, one class per image, or `multiLabel`, each of the classes is there or not. Default: classification.
+    /// Kind of the task: `classification`, one class per image; `multiLabel`, each of the classes is there or not; or `regression`, a number
+    /// per image. Default: classification.
     #[serde(default, rename = "type")]
     pub kind: TaskType,
     /// The classes in the order of the model's outputs. Default: the labels of the training data, sorted.
@@ -171,6 +175,8 @@ pub enum TaskType {
     Classification,
     /// Each class is a finding that an image shows or not, and that may be unknown.
     MultiLabel,
+    /// A number per image, such as an age or a volume.
+    Regression,
 }
 
 /// What happens when a rank, a pod or a node is lost: the whole gang starts again from the newest checkpoint.

@@ -66,7 +66,7 @@ pub enum ScheduleName {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("double(self.labelSmoothing) >= 0.0 && double(self.labelSmoothing) < 1.0 && double(self.gamma) >= 0.0", "spec.fineTune.loss: labelSmoothing must be at least 0 and below 1, gamma not negative"))]
 pub struct Loss {
-    /// Kind of loss; of a multiLabel task the mean over the known findings. Default: crossEntropy.
+    /// Kind of loss; of a multiLabel task the mean over the known findings; a regression task must name mse, l1 or huber. Default: crossEntropy.
     #[serde(default)]
     pub name: LossName,
     /// Share of each label that is spread evenly over all classes, 0 to below 1 (Szegedy et al. 2015, arXiv:1512.00567). Default: "0".
@@ -95,6 +95,12 @@ pub enum LossName {
     CrossEntropy,
     /// Cross entropy times (1 − probability)^`gamma`, which plays down what is easy (Lin et al. 2017, arXiv:1708.02002).
     Focal,
+    /// The squared difference, in standard deviations of the training set's numbers.
+    Mse,
+    /// The absolute difference, in the same unit.
+    L1,
+    /// Half the squared difference up to one standard deviation, and linear beyond (Huber 1964).
+    Huber,
 }
 
 /// Weight of each class's samples.

@@ -410,7 +410,7 @@ impl From<HeadOptimizer> for Optimizer {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evaluation {
-    /// Metrics to report; the first one is shown by `kubectl get`. Default: all, auroc first.
+    /// Metrics to report, of which a task leaves out those that it does not have; the first one is shown by `kubectl get`. Default: all, auroc first.
     #[serde(default = "Metric::all")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
@@ -437,13 +437,21 @@ pub enum Metric {
     Sensitivity,
     /// Share of negatives that are left alone, at the class of highest probability.
     Specificity,
+    /// Mean absolute error of a regression task, in the unit of its numbers.
+    Mae,
+    /// Root of the mean squared error, in the same unit.
+    Rmse,
+    /// Share of the numbers' variance that is explained.
+    R2,
+    /// Pearson's correlation.
+    Pearson,
 }
 
 impl Metric {
     /// Every metric, in the order of the report.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        vec![Self::Auroc, Self::Accuracy, Self::F1, Self::Sensitivity, Self::Specificity]
+        vec![Self::Auroc, Self::Accuracy, Self::F1, Self::Sensitivity, Self::Specificity, Self::Mae, Self::Rmse, Self::R2, Self::Pearson]
     }
 
     /// The name in reports and in status.
@@ -455,6 +463,10 @@ impl Metric {
             Self::F1 => "f1",
             Self::Sensitivity => "sensitivity",
             Self::Specificity => "specificity",
+            Self::Mae => "mae",
+            Self::Rmse => "rmse",
+            Self::R2 => "r2",
+            Self::Pearson => "pearson",
         }
     }
 }

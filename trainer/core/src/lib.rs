@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod metrics;
 pub mod policy;
 pub mod progress;
+pub mod regression;
 pub mod report;
 pub mod rng;
 pub mod sampler;

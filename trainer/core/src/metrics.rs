@@ -26,6 +26,12 @@ pub enum MetricsError {
         /// Index of the sample.
         sample: usize,
     },
+    /// A predicted number is infinite or none.
+    #[error("the number predicted for sample {sample} is infinite or no number; the training diverged")]
+    NotANumber {
+        /// Index of the sample.
+        sample: usize,
+    },
     /// A class index is out of range.
     #[error("class {class} does not exist: there are {classes} classes")]
     UnknownClass {

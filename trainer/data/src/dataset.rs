@@ -44,7 +44,7 @@ impl Split {
 }
 
 /// One labelled image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The image file.
     pub path: PathBuf,
@@ -52,10 +52,14 @@ pub struct Sample {
     pub slice: Option<u32>,
     /// The image as the user names it: relative to its set's folder.
     pub key: String,
-    /// Index of its class in [`Dataset::classes`]; of a multi-label task a number that samples share which show the same findings.
+    /// Index of its class in [`Dataset::classes`]; in other tasks an index that samples share which show the same findings or have the same
+    /// number.
     pub label: usize,
-    /// What is known of each class in a multi-label task, none where nothing is; empty in classification, where `label` says all.
+    /// What is known of each class in a multi-label task, none where nothing is; empty in classification, where `label` says all. In a
+    /// regression task one: whether its number is above the training set's median.
     pub findings: Vec<Option<bool>>,
+    /// Its number in a regression task.
+    pub number: Option<f64>,
     /// The patient's id, as it is in the manifest, the folder's name or the DICOM file; never to be shown, see [`Sample::patient_pseudonym`].
     pub patient: Option<String>,
     /// Line in the manifest, from 1; none in class folders.
@@ -87,11 +91,11 @@ impl Sample {
 }
 
 /// The checked data of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     /// What the labels mean.
     pub task: TaskType,
-    /// The classes in the order of the model's outputs.
+    /// The classes in the order of the model's outputs; of a regression task the column's name.
     pub classes: Vec<String>,
     /// Index of the class that counts as positive in a two-class task.
     pub positive: usize,
@@ -112,7 +116,10 @@ impl Dataset {
         check_personal(data, &sets, &mut findings);
         patients::identify(data, &mut sets, &mut findings);
         DataError::check(std::mem::take(&mut findings))?;
-        let classes = resolve_classes(task, &sets, &mut findings);
+        if task.kind == TaskType::Regression {
+            by_median(&mut sets);
+        }
+        let classes = resolve_classes(data, task, &sets, &mut findings);
         hold_out_validation(data, &mut sets, &classes, seed, &mut findings);
         check_patients(data, &sets, &mut findings);
         check_inputs(&sets, &mut findings);
@@ -126,7 +133,9 @@ impl Dataset {
         DataError::check(findings)?;
         let labels: Vec<String> = match task.kind {
             TaskType::Classification => classes.clone(),
-            TaskType::MultiLabel => sets.iter().flatten().map(|record| record.label.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+            TaskType::MultiLabel | TaskType::Regression => {
+                sets.iter().flatten().map(|record| record.label.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+            }
         };
         let labels: BTreeMap<String, usize> = labels.into_iter().zip(0..).collect();
         let samples = Split::ALL.into_iter().zip(sets).flat_map(|(split, records)| {
@@ -135,6 +144,7 @@ impl Dataset {
                 let label = *labels.get(&record.label)?;
                 let place = record.place();
                 Some(Sample {
+                    number: number(task, &record),
                     path: record.path,
                     slice: record.slice,
                     key: record.key,
@@ -157,6 +167,7 @@ impl Dataset {
         match self.task {
             TaskType::Classification => self.classes.get(sample.label).cloned().unwrap_or_default(),
             TaskType::MultiLabel => told(&self.classes, &sample.findings),
+            TaskType::Regression => sample.number.map_or_else(String::new, |number| number.to_string()),
         }
     }
 
@@ -210,6 +221,7 @@ fn read_sets(data: &Data, task: &Task, findings: &mut Vec<Finding>) -> Sets {
     let labels = match task.kind {
         TaskType::Classification => Labels::Class,
         TaskType::MultiLabel => Labels::Findings(&task.classes),
+        TaskType::Regression => Labels::Number,
     };
     if data.columns.split.is_some() {
         let records = source::read(&data.train, &data.columns, labels, "spec.data.train", findings);
@@ -250,9 +262,38 @@ fn by_split_column(data: &Data, records: Vec<Record>, findings: &mut Vec<Finding
     sets
 }
 
-fn resolve_classes(task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec<String> {
+/// The number of an image in a regression task.
+fn number(task: &Task, record: &Record) -> Option<f64> {
+    (task.kind == TaskType::Regression).then(|| record.label.parse().ok()).flatten()
+}
+
+/// Numbers are held out and looked for in shortcuts as two halves: those above the training set's median, and the others.
+fn by_median(sets: &mut Sets) {
+    let parsed = |record: &Record| record.label.parse::<f64>().unwrap_or(f64::NAN);
+    let mut trained: Vec<f64> = sets[Split::Train as usize].iter().map(parsed).collect();
+    trained.sort_by(f64::total_cmp);
+    let Some(&median) = trained.get(trained.len().saturating_sub(1) / 2) else { return };
+    for record in sets.iter_mut().flatten() {
+        record.findings = vec![Some(parsed(record) > median)];
+    }
+}
+
+fn resolve_classes(data: &Data, task: &Task, sets: &Sets, findings: &mut Vec<Finding>) -> Vec<String> {
     if task.kind == TaskType::MultiLabel {
         return named_findings(task, &sets[Split::Train as usize], findings);
+    }
+    if task.kind == TaskType::Regression {
+        let train = &sets[Split::Train as usize];
+        if !train.is_empty() && train.iter().all(|record| record.findings == [Some(false)]) {
+            let what = format!("more than half of the training images have the same largest number in column {:?}", data.columns.label);
+            findings.push(Finding::new(
+                Reason::TooFewClasses,
+                what,
+                vec![],
+                "a regression task needs numbers that differ: check spec.data.columns.label",
+            ));
+        }
+        return vec![data.columns.label.clone()];
     }
     let trained: BTreeSet<&str> = sets[Split::Train as usize].iter().map(|record| record.label.as_str()).collect();
     if trained.len() < 2 && !sets[Split::Train as usize].is_empty() {

@@ -8,12 +8,16 @@ pub(crate) enum Labels<'a> {
     Class,
     /// Which of these findings it shows.
     Findings(&'a [String]),
+    /// The number of a regression task.
+    Number,
 }
 
 /// Positions of the columns with the labels.
 pub(crate) enum LabelColumns<'a> {
     /// The class.
     Class(usize),
+    /// The number.
+    Number(usize),
     /// All findings that are there.
     List(usize, &'a [String]),
     /// One column for each finding.
@@ -23,7 +27,7 @@ pub(crate) enum LabelColumns<'a> {
 /// What a row says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// The class.
+    /// The class, or a number as Rust writes it.
     Class(String),
     /// The findings, as [`told`] writes them and one by one.
     Findings(String, Vec<Option<bool>>),
@@ -45,6 +49,7 @@ impl<'a> LabelColumns<'a> {
         let at = |index: usize| row.get(index).unwrap_or_default().trim();
         match self {
             Self::Class(index) => Told::Class(at(*index).to_owned()),
+            Self::Number(index) => number(at(*index)),
             Self::List(index, classes) => listed(at(*index), classes),
             Self::Each(columns, classes) => {
                 let mut findings = Vec::with_capacity(columns.len());
@@ -59,6 +64,15 @@ impl<'a> LabelColumns<'a> {
                 Told::Findings(told(classes, &findings), findings)
             }
         }
+    }
+}
+
+/// A number, written in one way however the manifest writes it.
+fn number(text: &str) -> Told {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() => Told::Class(number.to_string()),
+        _ if text.is_empty() => Told::Nothing,
+        _ => Told::Odd(format!("{text:?}")),
     }
 }
 
@@ -107,6 +121,17 @@ mod tests {
         assert_eq!(said("No Finding"), Told::Findings(String::new(), vec![Some(false); 3]));
         assert_eq!(said(" | "), Told::Nothing);
         assert_eq!(said("Mass|pleural_thickening"), Told::Odd("\"pleural_thickening\"".into()));
+    }
+
+    #[test]
+    fn numbers_are_finite_and_written_in_one_way() {
+        for (text, expected) in [("63.50", "63.5"), ("-1e3", "-1000"), ("0", "0")] {
+            assert_eq!(number(text), Told::Class(expected.into()));
+        }
+        for odd in ["58Y", "3,5", "nan", "inf", "1e999"] {
+            assert_eq!(number(odd), Told::Odd(format!("{odd:?}")));
+        }
+        assert_eq!(number(""), Told::Nothing);
     }
 
     #[test]

@@ -104,8 +104,8 @@ pub(crate) fn read(set: &DataSet, columns: &DataColumns, labels: Labels<'_>, fie
     match (&set.manifest, labels) {
         (Some(manifest), _) => read_manifest(root, &root.join(manifest), (columns, labels), field, findings),
         (None, Labels::Class) => read_folders(root, field, findings),
-        (None, Labels::Findings(_)) => {
-            let what = format!("{field}.manifest is missing: a multiLabel task needs a manifest, a class folder gives each image one label");
+        (None, Labels::Findings(_) | Labels::Number) => {
+            let what = format!("{field}.manifest is missing: this task needs a manifest, a class folder gives each image a class");
             findings.push(Finding::new(Reason::DataNotFound, what, vec![], format!("name a CSV file of {} there", root.display())));
             Vec::new()
         }
@@ -161,7 +161,7 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
             }
         }
     }
-    problems.report(columns, header.len(), findings);
+    problems.report((columns, labels), header.len(), findings);
     records
 }
 
@@ -227,6 +227,7 @@ impl<'a> Index<'a> {
         let input = find("input", &columns.input);
         let label = match labels {
             Labels::Class => find("label", &columns.label).map(LabelColumns::Class),
+            Labels::Number => find("label", &columns.label).map(LabelColumns::Number),
             Labels::Findings(classes) if names.contains(&columns.label.as_str()) => {
                 find("label", &columns.label).map(|index| LabelColumns::List(index, classes))
             }
@@ -314,7 +315,7 @@ struct Problems {
 }
 
 impl Problems {
-    fn report(self, columns: &DataColumns, width: usize, findings: &mut Vec<Finding>) {
+    fn report(self, (columns, labels): (&DataColumns, Labels<'_>), width: usize, findings: &mut Vec<Finding>) {
         let mut add = |reason, what: String, places: Vec<String>, remedy: &str| {
             if !places.is_empty() {
                 findings.push(Finding::new(reason, what, places, remedy));
@@ -349,12 +350,17 @@ impl Problems {
             "fill in the label or remove the rows",
         );
         let n = self.odd_label.len();
-        add(
-            Reason::UnknownClass,
-            format!("{n} rows say of a finding what cannot be understood"),
-            self.odd_label,
-            "write the findings as spec.task.classes does, A|B in one column; or 1, 0, and -1 or nothing for unknown, in a column for each",
-        );
+        let (what, remedy) = match labels {
+            Labels::Number => {
+                let what = format!("{n} rows have something else than a number in column {:?}", columns.label);
+                (what, "write numbers with a point and without a unit, such as 63.5, or remove the rows")
+            }
+            Labels::Class | Labels::Findings(_) => (
+                format!("{n} rows say of a finding what cannot be understood"),
+                "write the findings as spec.task.classes does, A|B in one column; or 1, 0, and -1 or nothing for unknown, in a column for each",
+            ),
+        };
+        add(Reason::UnknownClass, what, self.odd_label, remedy);
         let n = self.no_patient.len();
         let patient = columns.patient.as_deref().unwrap_or_default();
         let remedy = "fill in the patient, remove the rows, or leave spec.data.columns.patient out if every image is a patient of its own";

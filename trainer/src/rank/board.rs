@@ -34,6 +34,7 @@ impl Board {
             ("validation_loss", row.validation_loss),
             ("validation_accuracy", row.validation_accuracy),
             ("validation_auroc", row.validation_auroc),
+            ("validation_mae", row.validation_mae),
             ("samples_per_second", row.samples_per_second),
         ];
         let values: Vec<_> = numbers.into_iter().filter_map(|(name, value)| Some((format!("{}/{name}", row.stage.name()), value?))).collect();

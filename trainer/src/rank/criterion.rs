@@ -1,5 +1,5 @@
 //! The loss of a batch: cross entropy or focal, with smoothed labels, class weights and blended labels. Of a multi-label task
-//! it is the binary one of each finding, over those that are known. Summed over the ranks it is the exact mean over the global
+//! it is the binary one of each finding, over those that are known; of a regression task the squared, absolute or Huber's loss. Summed over the ranks it is the exact mean over the global
 //! batch, however the batch is cut.
 
 use graft_crds::spec::{ClassWeights, Loss, LossName, TaskType};
@@ -20,6 +20,7 @@ pub(super) struct Labels {
 pub(super) struct Criterion {
     task: TaskType,
     classes: i64,
+    name: LossName,
     smoothing: f64,
     /// Focal's exponent.
     gamma: Option<f64>,
@@ -34,7 +35,7 @@ impl Criterion {
         let train = dataset.split(Split::Train);
         let count = |class: usize, shown: bool| train.iter().filter(|s| s.shows(class) == Some(shown)).count().max(1);
         let weights: Vec<f64> = match (settings.class_weights, dataset.task) {
-            (ClassWeights::Equal, _) => Vec::new(),
+            (ClassWeights::Equal, _) | (_, TaskType::Regression) => Vec::new(),
             (ClassWeights::Balanced, TaskType::Classification) => {
                 (0..classes).map(|class| train.len() as f64 / (classes * count(class, true)) as f64).collect()
             }
@@ -47,12 +48,21 @@ impl Criterion {
             some => Some(Tensor::f_from_slice(some)?.f_to_kind(Kind::Float)?.f_to_device(device)?),
         };
         let gamma = (settings.name == LossName::Focal).then(|| settings.gamma.value());
-        Ok(Self { task: dataset.task, classes: classes as i64, smoothing: settings.label_smoothing.value(), gamma, weights, tensor })
+        Ok(Self {
+            task: dataset.task,
+            classes: classes as i64,
+            name: settings.name,
+            smoothing: settings.label_smoothing.value(),
+            gamma,
+            weights,
+            tensor,
+        })
     }
 
-    /// Cross entropy as it is.
+    /// Cross entropy as it is, or the squared difference.
     pub(super) fn plain(dataset: &Dataset) -> Self {
-        Self { task: dataset.task, classes: dataset.classes.len() as i64, smoothing: 0.0, gamma: None, weights: Vec::new(), tensor: None }
+        let name = if dataset.task == TaskType::Regression { LossName::Mse } else { LossName::CrossEntropy };
+        Self { task: dataset.task, classes: dataset.classes.len() as i64, name, smoothing: 0.0, gamma: None, weights: Vec::new(), tensor: None }
     }
 
     /// What samples weigh together: each by its class, blends 1, and in a multi-label task each finding that is known, as blends of
@@ -60,6 +70,7 @@ impl Criterion {
     pub(super) fn mass<'a>(&self, samples: impl Iterator<Item = &'a Sample>, blended: bool) -> f64 {
         match self.task {
             TaskType::Classification if blended => samples.count() as f64,
+            TaskType::Regression => samples.count() as f64,
             TaskType::Classification => samples.map(|sample| self.weights.get(sample.label).copied().unwrap_or(1.0)).sum(),
             // Where nothing is known the sum is 0, whatever it is divided by.
             TaskType::MultiLabel => samples.map(|sample| sample.findings.iter().flatten().count()).sum::<usize>().max(1) as f64,
@@ -72,10 +83,12 @@ impl Criterion {
         let scores = match self.task {
             TaskType::Classification => logits.f_log_softmax(1, Kind::Float)?,
             TaskType::MultiLabel => logits,
+            TaskType::Regression => logits.f_squeeze_dim(1)?,
         };
         let of = |labels: &Tensor| match self.task {
             TaskType::Classification => self.of(&scores, labels),
             TaskType::MultiLabel => self.of_findings(&scores, labels),
+            TaskType::Regression => self.of_numbers(&scores, labels),
         };
         let own = of(&labels.own)?;
         match &labels.partner {
@@ -97,6 +110,14 @@ impl Criterion {
             loss = loss.f_mul(&missed.f_pow_tensor_scalar(gamma)?)?;
         }
         Ok(loss.f_masked_fill(&unknown, 0.0)?.f_sum(Kind::Float)?)
+    }
+
+    fn of_numbers(&self, said: &Tensor, labels: &Tensor) -> Result<Tensor, Failure> {
+        Ok(match self.name {
+            LossName::L1 => said.f_l1_loss(labels, Reduction::Sum)?,
+            LossName::Huber => said.f_huber_loss(labels, Reduction::Sum, 1.0)?,
+            _ => said.f_mse_loss(labels, Reduction::Sum)?,
+        })
     }
 
     fn of(&self, log_p: &Tensor, labels: &Tensor) -> Result<Tensor, Failure> {
@@ -128,7 +149,7 @@ mod tests {
 
     fn criterion(smoothing: f64, gamma: Option<f64>, weights: &[f64]) -> Criterion {
         let tensor = (!weights.is_empty()).then(|| Tensor::from_slice(weights).to_kind(Kind::Float));
-        Criterion { task: TaskType::Classification, classes: 3, smoothing, gamma, weights: weights.to_vec(), tensor }
+        Criterion { task: TaskType::Classification, classes: 3, name: LossName::CrossEntropy, smoothing, gamma, weights: weights.to_vec(), tensor }
     }
 
     fn binary(smoothing: f64, gamma: Option<f64>, weights: &[f64]) -> Criterion {
@@ -138,7 +159,7 @@ mod tests {
     fn sample(label: usize, findings: &[Option<bool>]) -> Sample {
         let (key, place) = (String::new(), String::new());
         let path = std::path::PathBuf::new();
-        Sample { path, slice: None, key, label, findings: findings.to_vec(), patient: None, row: None, place, split: Split::Train }
+        Sample { path, slice: None, key, label, findings: findings.to_vec(), number: None, patient: None, row: None, place, split: Split::Train }
     }
 
     fn batch() -> (Tensor, Labels) {
@@ -168,6 +189,18 @@ mod tests {
             .unwrap();
         let expected: f64 = p.iter().map(|p| -(1.0 - p).powi(2) * p.ln()).sum();
         assert!((sum - expected).abs() < 1e-5, "{sum} instead of {expected}");
+    }
+
+    #[test]
+    fn the_losses_of_numbers_are_their_formulas() {
+        let outputs = Tensor::from_slice(&[0.5f32, -3.0, 2.0]).view([3, 1]);
+        let labels = Labels { own: Tensor::from_slice(&[0.0f32, -1.0, 2.5]), partner: None };
+        for (name, expected) in [(LossName::Mse, 0.25 + 4.0 + 0.25), (LossName::L1, 0.5 + 2.0 + 0.5), (LossName::Huber, 0.125 + 1.5 + 0.125)] {
+            let ours = Criterion { task: TaskType::Regression, name, classes: 1, ..criterion(0.0, None, &[]) };
+            let sum = ours.sum(&outputs, &labels).unwrap().double_value(&[]);
+            assert!((sum - expected).abs() < 1e-6, "{name:?}: {sum}");
+            assert!((ours.mass([sample(0, &[]), sample(1, &[])].iter(), false) - 2.0).abs() < 1e-12);
+        }
     }
 
     #[test]

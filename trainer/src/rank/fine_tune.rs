@@ -10,15 +10,16 @@ use graft_data::Split;
 use graft_torch::tch::{Kind, Tensor, no_grad};
 use graft_torch::{Reducer, ReducerSettings, Reduction, Travel, device};
 use graft_trainer_core::artefact::digest_of;
-use graft_trainer_core::metrics::Evaluation;
-use graft_trainer_core::report::HistoryRow;
+use graft_trainer_core::metrics::{Evaluation, MetricsError};
+use graft_trainer_core::regression::Deviation;
+use graft_trainer_core::report::{HistoryRow, Judgement};
 use graft_trainer_core::sampler::{self, Sampler};
 use graft_trainer_core::schedule::{Schedule, Shape, unfrozen};
 
 use super::checkpoint::{Checkpoints, Notes};
 use super::frozen::Frozen;
 use super::step::Stepper;
-use super::{Rank, Recipe, probabilities};
+use super::{Rank, Recipe};
 use crate::event::Failure;
 use crate::models::{self, Mode};
 
@@ -171,8 +172,9 @@ impl Trainer {
         let all: Vec<Tensor> = self.moving.iter().chain(&self.average).map(|(_, t)| t.shallow_clone()).collect();
         rank.group.broadcast_coalesced(&all, 0)?;
         let validation = self.validate(rank, recipe)?;
-        if self.notes.best.is_none_or(|(_, best)| validation.log_loss < best) {
-            self.notes.best = Some((epoch + 1, validation.log_loss));
+        let validation_loss = validation.loss(recipe.unit.deviation);
+        if self.notes.best.is_none_or(|(_, best)| validation_loss < best) {
+            self.notes.best = Some((epoch + 1, validation_loss));
             self.best = copies(self.judged());
         }
         let row = HistoryRow {
@@ -181,9 +183,10 @@ impl Trainer {
             attempt: rank.config.run.attempt,
             learning_rate: self.stepper.optimizer.learning_rate(),
             train_loss: loss,
-            validation_loss: Some(validation.log_loss),
-            validation_accuracy: Some(validation.accuracy),
-            validation_auroc: validation.auroc.value,
+            validation_loss: Some(validation_loss),
+            validation_accuracy: validation.metric("accuracy"),
+            validation_auroc: validation.metric("auroc"),
+            validation_mae: validation.metric("mae"),
             seconds,
             samples_per_second: Some(trained as f64 / seconds),
         };
@@ -212,7 +215,7 @@ impl Trainer {
         if self.average.is_empty() { &self.moving } else { &self.average }
     }
 
-    fn validate(&mut self, rank: &Rank, recipe: &mut Recipe) -> Result<Evaluation, Failure> {
+    fn validate(&mut self, rank: &Rank, recipe: &mut Recipe) -> Result<Judgement, Failure> {
         if self.average.is_empty() {
             return validate(rank, recipe, &mut self.stepper);
         }
@@ -336,26 +339,33 @@ fn sum(rank: &Rank, value: f64) -> Result<f64, Failure> {
 }
 
 /// The validation set, each image once, judged the same on all ranks.
-fn validate(rank: &Rank, recipe: &mut Recipe, stepper: &mut Stepper) -> Result<Evaluation, Failure> {
+fn validate(rank: &Rank, recipe: &mut Recipe, stepper: &mut Stepper) -> Result<Judgement, Failure> {
     let range = recipe.dataset.range(Split::Validation);
     let mine: Vec<usize> = sampler::shard(range.len(), rank.rank, rank.world).map(|i| range.start + i).collect();
     let mut parts = vec![Tensor::f_zeros([0, recipe.classes() as i64], (Kind::Double, rank.device))?];
     for (batch, chunk) in mine.chunks(rank.evaluated_at_once).enumerate() {
         let inputs = stepper.validation(rank, recipe, batch, chunk)?;
         let logits = no_grad(|| stepper.logits(recipe, &inputs, Mode::Evaluate))?;
-        parts.push(probabilities(recipe.dataset.task, &logits)?);
+        parts.push(recipe.said(&logits)?);
     }
     let all = rank.gather(&Tensor::f_cat(&parts, 0)?, range.len())?;
     judge(&all, recipe, range)
 }
 
-/// Judge probabilities `[N, C]` of a part of the data set.
-pub(crate) fn judge(probabilities: &Tensor, recipe: &Recipe, range: std::ops::Range<usize>) -> Result<Evaluation, Failure> {
-    let flat = Vec::<f64>::try_from(probabilities.f_to_device(graft_torch::tch::Device::Cpu)?.f_flatten(0, 1)?)?;
+/// Judge what the network said, `[N, C]`, of a part of the data set.
+pub(crate) fn judge(said: &Tensor, recipe: &Recipe, range: std::ops::Range<usize>) -> Result<Judgement, Failure> {
+    let flat = Vec::<f64>::try_from(said.f_to_device(graft_torch::tch::Device::Cpu)?.f_flatten(0, 1)?)?;
     let (samples, classes) = (&recipe.dataset.samples[range], recipe.classes());
     let judged = match recipe.dataset.task {
-        TaskType::Classification => Evaluation::of(&flat, &samples.iter().map(|s| s.label).collect::<Vec<_>>(), classes, recipe.dataset.positive),
-        TaskType::MultiLabel => Evaluation::of_findings(&flat, &samples.iter().flat_map(|s| s.findings.iter().copied()).collect::<Vec<_>>(), classes),
+        TaskType::Classification => {
+            Evaluation::of(&flat, &samples.iter().map(|s| s.label).collect::<Vec<_>>(), classes, recipe.dataset.positive).map(Judgement::Classes)
+        }
+        TaskType::MultiLabel => Evaluation::of_findings(&flat, &samples.iter().flat_map(|s| s.findings.iter().copied()).collect::<Vec<_>>(), classes)
+            .map(Judgement::Classes),
+        TaskType::Regression => Deviation::of(&flat, &samples.iter().filter_map(|s| s.number).collect::<Vec<_>>()).map(Judgement::Numbers),
     };
-    judged.map_err(|e| Failure::new(ExitReason::Bug, "NotJudged", e.to_string()))
+    judged.map_err(|error| match error {
+        MetricsError::NotANumber { .. } => Failure::user("LossDiverged", format!("{error}; lower the learning rate")),
+        other => Failure::new(ExitReason::Bug, "NotJudged", other.to_string()),
+    })
 }

@@ -16,7 +16,7 @@ use graft_trainer_core::sampler::permutation;
 use super::criterion::{Criterion, Labels};
 use super::fine_tune::judge;
 use super::optimizer::{Optimizer, Parameter};
-use super::{Rank, Recipe, probabilities};
+use super::{Rank, Recipe};
 use crate::event::Failure;
 
 /// Train the head and put it into the model.
@@ -32,7 +32,7 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
     let indices: Vec<usize> = train.clone().collect();
     let y = recipe.labels(&indices, Device::Cpu)?;
     let criterion = Criterion::plain(&recipe.dataset);
-    let [weight, bias] = head_tensors(recipe)?;
+    let [weight, bias] = recipe.head()?;
     let start = |t: &Tensor| -> Result<Tensor, Failure> { Ok(t.detach().f_to_device(Device::Cpu)?.copy().set_requires_grad(true)) };
     let (w, b) = (start(&weight.f_flatten(1, -1)?)?, start(&bias)?);
     let given: OptimizerSettings = settings.optimizer.clone().into();
@@ -57,13 +57,14 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
             optimizer.step()?;
             total += loss.f_double_value(&[])? * chunk.len() as f64;
         }
-        let probabilities = probabilities(recipe.dataset.task, &no_grad(|| x_validation.f_linear(&w, Some(&b)))?)?;
-        let judged = judge(&probabilities, recipe, validation.clone())?;
-        if !judged.log_loss.is_finite() {
+        let said = recipe.said(&no_grad(|| x_validation.f_linear(&w, Some(&b)))?)?;
+        let judged = judge(&said, recipe, validation.clone())?;
+        let loss = judged.loss(recipe.unit.deviation);
+        if !loss.is_finite() {
             return Err(Failure::new(ExitReason::UserError, "LossDiverged", "the head's loss is no number; lower spec.head.optimizer.learningRate"));
         }
-        if best.as_ref().is_none_or(|(loss, ..)| judged.log_loss < *loss) {
-            best = Some((judged.log_loss, epoch + 1, w.detach().copy(), b.detach().copy()));
+        if best.as_ref().is_none_or(|(least, ..)| loss < *least) {
+            best = Some((loss, epoch + 1, w.detach().copy(), b.detach().copy()));
         }
         rank.record(train.len());
         let row = HistoryRow {
@@ -72,9 +73,10 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
             attempt: rank.config.run.attempt,
             learning_rate: optimizer.learning_rate(),
             train_loss: total / train.len() as f64,
-            validation_loss: Some(judged.log_loss),
-            validation_accuracy: Some(judged.accuracy),
-            validation_auroc: judged.auroc.value,
+            validation_loss: Some(loss),
+            validation_accuracy: judged.metric("accuracy"),
+            validation_auroc: judged.metric("auroc"),
+            validation_mae: judged.metric("mae"),
             seconds: began.elapsed().as_secs_f64(),
             samples_per_second: None,
         };
@@ -91,12 +93,6 @@ pub(super) fn train(rank: &mut Rank, recipe: &mut Recipe, features: &Tensor) -> 
     }
     rank.report();
     Ok(())
-}
-
-/// Weight and bias of the model's head.
-fn head_tensors(recipe: &Recipe) -> Result<[Tensor; 2], Failure> {
-    let named: Vec<Tensor> = recipe.model.parameters().filter(|t| recipe.model.is_head(&t.name)).map(|t| t.tensor.shallow_clone()).collect();
-    named.try_into().map_err(|_| Failure::new(ExitReason::Bug, "NoHead", "the model's head is not a weight and a bias"))
 }
 
 /// Mean and deviation of each feature over the training set.

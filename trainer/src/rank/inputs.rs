@@ -2,11 +2,12 @@
 
 use graft_crds::Architecture;
 use graft_crds::architectures::{Family, Padding};
+use graft_crds::contract::ExitReason;
 use graft_crds::spec::{Backbone, TaskType};
 use graft_data::doctor::Report;
-use graft_data::{Dataset, Geometry, Loader};
+use graft_data::{Dataset, Geometry, Loader, Split};
 use graft_torch::memory;
-use graft_torch::tch::{Device, Kind, Tensor};
+use graft_torch::tch::{Device, Kind, Tensor, no_grad};
 use graft_torch::transfer::{self, on_device};
 use serde::{Deserialize, Serialize};
 
@@ -67,13 +68,38 @@ pub fn padding(backbone: &Backbone) -> Padding {
     backbone.preprocessing.as_ref().and_then(|p| p.padding).unwrap_or_else(|| backbone.architecture.padding())
 }
 
-/// What a network's outputs `[N, C]` say, in double precision: a distribution over the classes, or a probability of each on its own.
-pub(crate) fn probabilities(task: TaskType, logits: &Tensor) -> Result<Tensor, Failure> {
-    let logits = logits.f_to_kind(Kind::Double)?;
+/// What a finished network's outputs `[N, C]` say, in double precision: a distribution over the classes, a probability of each on its
+/// own, or numbers.
+pub(crate) fn said(task: TaskType, outputs: &Tensor) -> Result<Tensor, Failure> {
+    let outputs = outputs.f_to_kind(Kind::Double)?;
     Ok(match task {
-        TaskType::Classification => logits.f_softmax(1, Kind::Double)?,
-        TaskType::MultiLabel => logits.f_sigmoid()?,
+        TaskType::Classification => outputs.f_softmax(1, Kind::Double)?,
+        TaskType::MultiLabel => outputs.f_sigmoid()?,
+        TaskType::Regression => outputs,
     })
+}
+
+/// The unit that a regression task is trained in: numbers are (number − mean) / deviation of the training set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Unit {
+    pub(crate) mean: f64,
+    pub(crate) deviation: f64,
+}
+
+impl Unit {
+    /// The numbers as they are.
+    pub(crate) const PLAIN: Self = Self { mean: 0.0, deviation: 1.0 };
+
+    /// That of the training set.
+    pub(crate) fn of(dataset: &Dataset) -> Self {
+        let numbers: Vec<f64> = dataset.split(Split::Train).iter().filter_map(|sample| sample.number).collect();
+        if numbers.is_empty() {
+            return Self::PLAIN;
+        }
+        let mean = numbers.iter().sum::<f64>() / numbers.len() as f64;
+        let deviation = (numbers.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / numbers.len() as f64).sqrt();
+        Self { mean, deviation: if deviation > 0.0 { deviation } else { 1.0 } }
+    }
 }
 
 /// Whether an architecture computes faster with channels last in memory: 1.1 to 1.6 times on CPUs, but for those that work on channels
@@ -92,6 +118,8 @@ pub(crate) struct Recipe {
     pub(crate) geometry: Geometry,
     pub(crate) normaliser: Normaliser,
     pub(crate) padding: Padding,
+    /// What the model's outputs of a regression task are in.
+    pub(crate) unit: Unit,
     /// SHA-256 of the weights file.
     pub(crate) weights_digest: String,
     /// Digest of the labelled data.
@@ -119,11 +147,16 @@ impl Recipe {
         floats(&bytes, self.geometry.size)
     }
 
-    /// Class indices of samples, `[N]`; of a multi-label task 1, 0 and NaN for unknown, `[N, C]`.
+    /// Class indices of samples, `[N]`; of a multi-label task 1, 0 and NaN for unknown, `[N, C]`; of a regression task numbers in its
+    /// [`Unit`], `[N]`.
     pub(crate) fn labels(&self, indices: &[usize], device: Device) -> Result<Tensor, Failure> {
         let samples = indices.iter().map(|i| &self.dataset.samples[*i]);
         let labels = match self.dataset.task {
             TaskType::Classification => Tensor::from_slice(&samples.map(|sample| sample.label as i64).collect::<Vec<_>>()),
+            TaskType::Regression => {
+                let own = |number: f64| ((number - self.unit.mean) / self.unit.deviation) as f32;
+                Tensor::from_slice(&samples.map(|sample| sample.number.map_or(f32::NAN, own)).collect::<Vec<_>>())
+            }
             TaskType::MultiLabel => {
                 let number = |finding: &Option<bool>| finding.map_or(f32::NAN, |shown| f32::from(u8::from(shown)));
                 let all: Vec<f32> = samples.flat_map(|sample| sample.findings.iter().map(number)).collect();
@@ -131,6 +164,29 @@ impl Recipe {
             }
         };
         Ok(on_device(labels, device)?)
+    }
+
+    /// What the outputs `[N, C]` of the network in training say, in double precision; see [`said`].
+    pub(crate) fn said(&self, outputs: &Tensor) -> Result<Tensor, Failure> {
+        let said = said(self.dataset.task, outputs)?;
+        Ok(if self.unit == Unit::PLAIN { said } else { said.f_mul_scalar(self.unit.deviation)?.f_add_scalar(self.unit.mean)? })
+    }
+
+    /// Training is over: from now on the head gives numbers as they are.
+    pub(crate) fn leave_unit(&mut self) -> Result<(), Failure> {
+        let Unit { mean, deviation } = std::mem::replace(&mut self.unit, Unit::PLAIN);
+        let [weight, bias] = self.head()?;
+        no_grad(|| {
+            let _ = weight.shallow_clone().f_mul_scalar_(deviation)?;
+            let _ = bias.shallow_clone().f_mul_scalar_(deviation)?.f_add_scalar_(mean)?;
+            Ok(())
+        })
+    }
+
+    /// Weight and bias of the model's head.
+    pub(crate) fn head(&self) -> Result<[Tensor; 2], Failure> {
+        let named: Vec<Tensor> = self.model.parameters().filter(|t| self.model.is_head(&t.name)).map(|t| t.tensor.shallow_clone()).collect();
+        named.try_into().map_err(|_| Failure::new(ExitReason::Bug, "NoHead", "the model's head is not a weight and a bias"))
     }
 
     pub(crate) fn classes(&self) -> usize {

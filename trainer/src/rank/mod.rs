@@ -42,7 +42,7 @@ use board::Board;
 use frozen::Frozen;
 
 pub use inputs::padding;
-pub(crate) use inputs::{Normaliser, Recipe, probabilities};
+pub(crate) use inputs::{Normaliser, Recipe, said};
 
 /// A lost peer is noticed by its broken connection; this only bounds waiting for one that is slow.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -204,6 +204,7 @@ fn stages(rank: &mut Rank) -> Result<(), Failure> {
         if !keep {
             head::train(rank, &mut recipe, &features)?;
         }
+        recipe.leave_unit()?;
         rank.begin(Stage::Evaluate, 0, 0);
         let frozen = frozen.check(&recipe.model)?;
         rank.log(format!("0 of {frozen} frozen tensors changed"));
@@ -278,9 +279,12 @@ impl Rank {
     fn epoch_done(&mut self, row: HistoryRow) {
         self.progress.epoch = row.epoch;
         self.progress.loss = Some(row.train_loss);
-        for (name, value) in
-            [("validation_loss", row.validation_loss), ("validation_auroc", row.validation_auroc), ("validation_accuracy", row.validation_accuracy)]
-        {
+        for (name, value) in [
+            ("validation_loss", row.validation_loss),
+            ("validation_auroc", row.validation_auroc),
+            ("validation_accuracy", row.validation_accuracy),
+            ("validation_mae", row.validation_mae),
+        ] {
             if let Some(value) = value {
                 self.progress.metrics.insert(name.into(), value);
             }

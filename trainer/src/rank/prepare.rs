@@ -10,6 +10,7 @@ use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
+use super::inputs::Unit;
 use super::{Normaliser, Rank, Recipe, inputs};
 use crate::event::Failure;
 use crate::models;
@@ -37,7 +38,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
         model.set_channels_last()?;
     }
     rank.log(format!(
-        "{}: {} tensors loaded from {}; fresh head for {} classes, left out: {}; not in the model: {}; not in the file: {}; made to fit: {}",
+        "{}: {} tensors loaded from {}; fresh head for {} outputs, left out: {}; not in the model: {}; not in the file: {}; made to fit: {}",
         backbone.architecture.name(),
         report.loaded,
         path.display(),
@@ -69,7 +70,8 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
-    Ok(Recipe { model, dataset, loader, report, geometry, normaliser, padding, weights_digest: weights.digest, data_digest, seed })
+    let unit = Unit::of(&dataset);
+    Ok(Recipe { model, dataset, loader, report, geometry, normaliser, padding, unit, weights_digest: weights.digest, data_digest, seed })
 }
 
 /// The doctor judges all images, on rank 0 alone, which gets its report. What it refuses, all ranks must refuse.

@@ -1,11 +1,13 @@
 """Writes metrics.json: cases with scikit-learn's answers, and permutations from an independent Philox4x32-10.
 
-Run from this folder with scikit-learn 1.9.1 and numpy: python metrics.py
+Run from this folder with scikit-learn 1.9.1, scipy and numpy: python metrics.py
 """
 import json
 
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score, roc_auc_score
+from scipy.stats import pearsonr
+from sklearn.metrics import (accuracy_score, confusion_matrix, f1_score, log_loss, mean_absolute_error, r2_score, recall_score,
+                             roc_auc_score, root_mean_squared_error)
 
 M32 = 0xFFFFFFFF
 
@@ -48,6 +50,16 @@ def case(name, p, y, classes, positive):
     }
 
 
+def numbers(truth, predicted):
+    differences = predicted - truth
+    return {
+        "truth": truth.tolist(), "predicted": predicted.tolist(), "mae": mean_absolute_error(truth, predicted),
+        "rmse": root_mean_squared_error(truth, predicted), "r2": r2_score(truth, predicted), "pearson": pearsonr(predicted, truth).statistic,
+        "bias": differences.mean(), "low": differences.mean() - 1.96 * differences.std(ddof=1),
+        "high": differences.mean() + 1.96 * differences.std(ddof=1),
+    }
+
+
 def binary(rng, n, signal, step=None):
     y = rng.integers(0, 2, n)
     p = 1 / (1 + np.exp(-(rng.normal(size=n) + signal * (y - 0.5))))
@@ -77,4 +89,10 @@ permutations = [
     {"samples": 12, "seed": 0, "epoch": 0, "order": order(12, 0, 0)},
     {"samples": 20, "seed": 0x123456789ABC, "epoch": 3, "order": order(20, 0x123456789ABC, 3)},
 ]
-json.dump({"cases": cases, "permutations": permutations}, open("metrics.json", "w"))
+ages = rng.uniform(20, 90, 50)
+regression = [
+    numbers(ages, ages + rng.normal(2, 6, 50)),
+    numbers(ages, 60 + rng.normal(0, 15, 50)),
+    numbers(np.asarray([1.0, 2.0]), np.asarray([1.5, 1.0])),
+]
+json.dump({"cases": cases, "permutations": permutations, "regression": regression}, open("metrics.json", "w"))

@@ -163,6 +163,7 @@ mod tests {
             key: format!("{}/{i}.png", if i.is_multiple_of(3) { "x" } else { "y" }),
             label: i % 2,
             findings: Vec::new(),
+            number: None,
             patient: None,
             row: Some(i as u64),
             place: String::new(),
