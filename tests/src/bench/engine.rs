@@ -14,11 +14,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{conditions, local, memory_of};
+use super::{conditions, local, memory_of, rounds};
 use crate::report::{Aim, Row, print};
 use crate::scenario;
 
-const ROUNDS: usize = 5;
 const CLASSES: &str = "2";
 
 /// A training that both sides do.
@@ -100,7 +99,7 @@ pub(super) fn on_gpu() -> Result<()> {
 }
 
 fn run(bench: &str, device: Device, pairs: &'static [Pair]) -> Result<()> {
-    let rounds = std::env::var("GRAFT_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let rounds = rounds();
     let only = std::env::var("GRAFT_BENCH_ONLY").unwrap_or_default();
     let pairs: Vec<&Pair> = pairs.iter().filter(|pair| pair.name.contains(&only)).collect();
     let lab = Lab::new(device, &pairs)?;

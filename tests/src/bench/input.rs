@@ -1,5 +1,6 @@
 //! Reading images beside torchvision, Pillow and pydicom: decoded, resized and cropped by one thread on both sides, from the same
-//! files in the page cache; from memory after the first epoch; and the manifest of ChestX-ray14's 112,120 rows.
+//! files in the page cache; from memory after the first epoch; and the manifest of ChestX-ray14's 112,120 rows. `GRAFT_BENCH_ONLY` takes
+//! those whose names have this in them (`ChestX-ray14` is the manifest), `GRAFT_BENCH_ROUNDS` another number of turns.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,29 +12,40 @@ use graft_crds::spec::{Data, Task};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Sample, Split, manifest};
 use serde_json::Value;
 
-use super::{conditions, local, memory_of};
+use super::{conditions, local, memory_of, rounds};
 use crate::report::{Aim, Row, print};
 use crate::scenario;
 
-const ROUNDS: usize = 5;
 const SCRIPT: &str = "input.py";
+const TABLE: &str = "rows of ChestX-ray14 read, checked and grouped";
 /// Images of a batch.
 const BATCH: usize = 32;
 
 pub(super) fn run() -> Result<()> {
     let data = scenario::real_data().context("set GRAFT_DATA to the folder of real data")?;
     let work = tempfile::tempdir()?;
+    let only = std::env::var("GRAFT_BENCH_ONLY").unwrap_or_default();
     // First, while the process is small: its memory is measured.
-    let mut rows = table(&data, work.path())?;
+    let mut rows = if TABLE.contains(&only) { table(&data, work.path())? } else { Vec::new() };
+    if only.is_empty() || !TABLE.contains(&only) {
+        rows.extend(images(&data, work.path(), &only)?);
+    }
+    print("input", &conditions(), &rows);
+    Ok(())
+}
+
+/// Images beside other readers.
+fn images(data: &Path, work: &Path, only: &str) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
     let pngs = below(&data.join("covid-ct/images"))?;
-    let png_list = listed(work.path(), "png.txt", &pngs)?;
-    let folder = work.path().join("jpegs");
+    let png_list = listed(work, "png.txt", &pngs)?;
+    let folder = work.join("jpegs");
     std::fs::create_dir(&folder)?;
     local::told(SCRIPT, &["jpegs", &png_list, &folder.to_string_lossy()])?;
     let jpegs = below(&folder)?;
-    let jpeg_list = listed(work.path(), "jpeg.txt", &jpegs)?;
+    let jpeg_list = listed(work, "jpeg.txt", &jpegs)?;
     let dicom: Vec<PathBuf> = local::told(SCRIPT, &["lossless", &data.join("dicom").to_string_lossy()])?.lines().map(PathBuf::from).collect();
-    let dicom_list = listed(work.path(), "dicom.txt", &dicom)?;
+    let dicom_list = listed(work, "dicom.txt", &dicom)?;
     for (name, files, list, peer, aim) in [
         ("covid-ct's PNGs", &pngs, &png_list, "torchvision", 2.0),
         ("covid-ct's PNGs", &pngs, &png_list, "pillow", 2.0),
@@ -41,8 +53,11 @@ pub(super) fn run() -> Result<()> {
         ("JPEGs of 512 x 512", &jpegs, &jpeg_list, "pillow", 2.0),
         ("DICOM, JPEG lossless", &dicom, &dicom_list, "pydicom", 1.5),
     ] {
+        if !format!("{name} beside {peer}").contains(only) {
+            continue;
+        }
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             ours.push(epochs(files, 0)?);
             theirs.push(peers(peer, list)?);
             println!("{name}, round {round}: {:.1} beside {peer}'s {:.1} images/s", ours[round], theirs[round]);
@@ -50,16 +65,18 @@ pub(super) fn run() -> Result<()> {
         rows.push(Row::of_runs(format!("{name} beside {peer}, {} files", files.len()), &ours, "images/s", &theirs, Aim::AtLeast(aim)));
     }
     for (name, files, list) in [("covid-ct's PNGs", &pngs, &png_list), ("JPEGs of 512 x 512", &jpegs, &jpeg_list)] {
+        let name = format!("{name} after the first epoch beside torchvision, which decodes anew");
+        if !name.contains(only) {
+            continue;
+        }
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds() {
             ours.push(epochs(files, 1 << 30)?);
             theirs.push(peers("torchvision", list)?);
         }
-        let name = format!("{name} after the first epoch beside torchvision, which decodes anew");
         rows.push(Row::of_runs(name, &ours, "images/s", &theirs, Aim::AtLeast(20.0)));
     }
-    print("input", &conditions(), &rows);
-    Ok(())
+    Ok(rows)
 }
 
 /// Files below a folder, sorted.
@@ -133,14 +150,13 @@ fn table(data: &Path, work: &Path) -> Result<Vec<Row>> {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = memory_of("self", "VmRSS:")?;
     let mut seconds = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let began = Instant::now();
         let dataset = Dataset::load(&spec, &task, 0)?;
         seconds.push(began.elapsed().as_secs_f64());
         anyhow::ensure!(dataset.samples.len() == written.rows, "{} of {} rows", dataset.samples.len(), written.rows);
     }
-    let (name, megabytes) =
-        (format!("{} rows of ChestX-ray14 read, checked and grouped", written.rows), (memory_of("self", "VmHWM:")? - before) / 1_048_576.0);
+    let (name, megabytes) = (format!("{} {TABLE}", written.rows), (memory_of("self", "VmHWM:")? - before) / 1_048_576.0);
     Ok(vec![
         Row::new(name, crate::report::median(&seconds), "s", Aim::AtMost(0.3)),
         Row::new("memory of it at most, beside what the process had", megabytes, "MiB", Aim::AtMost(100.0)),

@@ -51,6 +51,11 @@ pub fn run(name: &str) -> Result<()> {
     }
 }
 
+/// How often both sides take turns: five times, unless `GRAFT_BENCH_ROUNDS` says otherwise.
+fn rounds() -> usize {
+    std::env::var("GRAFT_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
 /// A line such as `VmRSS:` of a process's status, in bytes.
 fn memory_of(process: &str, field: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;

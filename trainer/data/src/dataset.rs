@@ -1,17 +1,17 @@
 //! From the spec's `data` to labelled samples in three splits, with every fault of the labels, splits and patients found
 //! before any image is decoded. It touches the disk to read sources and to see that files exist, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
 use graft_crds::spec::{Data, DataSet, Task, TaskType};
 
-use crate::error::{DataError, Finding, Reason, nearest, pseudonym};
+use crate::checks::{check_inputs, check_labels, check_patients, check_personal, quoted};
+use crate::error::{DataError, Finding, Reason, pseudonym};
 use crate::holdout::hold_out;
 use crate::labels::{Labels, plain, told};
 use crate::patients;
-use crate::phi;
 use crate::source::{self, Record};
 
 /// The share of training patients held out where nothing else is said.
@@ -131,13 +131,14 @@ impl Dataset {
         }
         let positive = positive_class(task, &classes, &mut findings);
         DataError::check(findings)?;
-        let labels: Vec<String> = match task.kind {
-            TaskType::Classification => classes.clone(),
+        let labels: Vec<&str> = match task.kind {
+            TaskType::Classification => classes.iter().map(String::as_str).collect(),
             TaskType::MultiLabel | TaskType::Regression => {
-                sets.iter().flatten().map(|record| record.label.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+                let distinct: HashSet<&str> = sets.iter().flatten().map(|record| record.label.as_str()).collect();
+                distinct.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
             }
         };
-        let labels: BTreeMap<String, usize> = labels.into_iter().zip(0..).collect();
+        let labels: HashMap<String, usize> = labels.into_iter().map(str::to_owned).zip(0..).collect();
         let samples = Split::ALL.into_iter().zip(sets).flat_map(|(split, records)| {
             let labels = &labels;
             records.into_iter().filter_map(move |record| {
@@ -241,15 +242,15 @@ fn by_split_column(data: &Data, records: Vec<Record>, findings: &mut Vec<Finding
     let mut sets: Sets = Default::default();
     let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in records {
-        let value = record.split.clone().unwrap_or_default();
+        let value = record.split.as_deref().unwrap_or_default();
         let split = if value == names.train {
             Split::Train
         } else if value == names.test {
             Split::Test
-        } else if value == names.validation || (names.validation == "val" && ["valid", "validation"].contains(&value.as_str())) {
+        } else if value == names.validation || (names.validation == "val" && ["valid", "validation"].contains(&value)) {
             Split::Validation
         } else {
-            unknown.entry(value).or_default().push(record.place());
+            unknown.entry(value.to_owned()).or_default().push(record.place());
             continue;
         };
         sets[split as usize].push(record);
@@ -345,32 +346,6 @@ fn positive_class(task: &Task, classes: &[String], findings: &mut Vec<Finding>) 
     })
 }
 
-fn quoted(names: &[String]) -> String {
-    let names = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    graft_crds::contract::truncate(&names, 600).to_owned()
-}
-
-fn check_labels(sets: &Sets, classes: &[String], findings: &mut Vec<Finding>) {
-    if classes.is_empty() || sets.iter().flatten().any(|record| !record.findings.is_empty()) {
-        return; // Without training data, that is the finding, not that every other label is unknown. Findings are checked where they are read.
-    }
-    for split in Split::ALL {
-        let mut unknown: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for record in sets[split as usize].iter().filter(|record| !classes.contains(&record.label)) {
-            unknown.entry(&record.label).or_default().push(record.place());
-        }
-        for (label, places) in unknown {
-            let lacks = if split == Split::Train { "spec.task.classes does not name" } else { "the training data lacks" };
-            let what = format!("{} {} samples have the class {label:?}, which {lacks}", places.len(), split.name());
-            let remedy = match nearest(label, classes.iter().map(String::as_str)) {
-                Some(class) => format!("did you mean {class:?}? The classes are {}", quoted(classes)),
-                None => format!("correct the label or remove the samples; the classes are {}", quoted(classes)),
-            };
-            findings.push(Finding::new(Reason::UnknownClass, what, places, remedy));
-        }
-    }
-}
-
 /// The identity by which a record must stay in one split: its patient, else its file.
 fn holder(record: &Record) -> &str {
     record.patient.as_deref().unwrap_or(&record.key)
@@ -400,11 +375,11 @@ fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u
     }
     let train = std::mem::take(&mut sets[Split::Train as usize]);
     let samples: Vec<(&str, usize)> = train.iter().flat_map(|record| strata(record, classes).into_iter().map(|s| (holder(record), s))).collect();
-    let held_out: BTreeSet<String> =
-        hold_out(&samples, classes.len() + 1, fraction.unwrap_or(DEFAULT_FRACTION), seed).into_iter().map(str::to_owned).collect();
-    let (validation, train) = train.into_iter().partition(|record| held_out.contains(holder(record)));
-    sets[Split::Train as usize] = train;
-    sets[Split::Validation as usize] = validation;
+    let held_out = hold_out(&samples, classes.len() + 1, fraction.unwrap_or(DEFAULT_FRACTION), seed);
+    let held_out: Vec<bool> = train.iter().map(|record| held_out.contains(holder(record))).collect();
+    for (record, held_out) in train.into_iter().zip(held_out) {
+        sets[if held_out { Split::Validation } else { Split::Train } as usize].push(record);
+    }
 }
 
 fn empty_split(split: Split, data: &Data) -> Finding {
@@ -423,76 +398,4 @@ fn empty_split(split: Split, data: &Data) -> Finding {
         (_, None) => (format!("the {} split is empty", split.name()), format!("check spec.data.{}", split.name())),
     };
     Finding::new(Reason::EmptySplit, what, vec![], remedy)
-}
-
-fn check_patients(data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
-    let places = across_splits(sets, |record| record.patient.clone())
-        .into_iter()
-        .map(|(patient, seen)| format!("{} ({})", pseudonym(&patient), seen))
-        .collect::<Vec<_>>();
-    if !places.is_empty() {
-        let what = format!("{} patients are in two splits, so the result would look better than it is", places.len());
-        findings.push(Finding::new(Reason::PatientInTwoSplits, what, places, patients::remedy(data)));
-    }
-}
-
-/// Paths that look like personal data, by kind. The finding shows where they stand and not what they say.
-fn check_personal(data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
-    if data.allow_personal_data.is_some() {
-        findings.retain(|finding| finding.reason != Reason::PersonalData);
-        return;
-    }
-    let mut found: BTreeMap<phi::Personal, Vec<String>> = BTreeMap::new();
-    for (number, record) in sets.iter().flat_map(|set| set.iter().enumerate()) {
-        if let Some(kind) = phi::path(&record.key) {
-            let place = match record.place.row {
-                Some(row) => format!("{}:{row}", record.place.file),
-                None => format!("{}, image {} in the order of paths", record.place.file, number + 1),
-            };
-            found.entry(kind).or_default().push(place);
-        }
-    }
-    for (kind, places) in found {
-        let what = format!("{} paths of images look like {}; paths stand in predictions and reports", places.len(), kind.name());
-        let remedy = "rename the files; spec.data.allowPersonalData gives a reason if it is none";
-        findings.push(Finding::new(Reason::PersonalData, what, places, remedy));
-    }
-}
-
-fn check_inputs(sets: &Sets, findings: &mut Vec<Finding>) {
-    let twice: Vec<String> =
-        across_splits(sets, |record| Some(record.path.display().to_string())).into_iter().map(|(path, seen)| format!("{path} ({seen})")).collect();
-    if !twice.is_empty() {
-        let what = format!("{} image files are in two splits", twice.len());
-        findings.push(Finding::new(Reason::InputInTwoSplits, what, twice, "keep each image in one split"));
-    }
-    let absent: Vec<String> = sets
-        .iter()
-        .flatten()
-        .filter(|record| !record.path.is_file())
-        .map(|record| match record.place.row {
-            Some(_) => format!("{} ({})", record.key, record.place()),
-            None => record.place(),
-        })
-        .collect();
-    if !absent.is_empty() {
-        let what = format!("{} image files do not exist", absent.len());
-        findings.push(Finding::new(Reason::InputNotFound, what, absent, "paths in a manifest are relative to the folder that uri names"));
-    }
-}
-
-/// What `identity` finds in more than one split, with the first place in each.
-fn across_splits(sets: &Sets, identity: impl Fn(&Record) -> Option<String>) -> BTreeMap<String, String> {
-    let mut seen: BTreeMap<String, BTreeMap<Split, String>> = BTreeMap::new();
-    for split in Split::ALL {
-        for record in &sets[split as usize] {
-            if let Some(identity) = identity(record) {
-                seen.entry(identity).or_default().entry(split).or_insert_with(|| record.place());
-            }
-        }
-    }
-    let show = |places: BTreeMap<Split, String>| {
-        places.into_iter().map(|(split, place)| format!("{} {place}", split.name())).collect::<Vec<_>>().join(" and ")
-    };
-    seen.into_iter().filter(|(_, places)| places.len() > 1).map(|(identity, places)| (identity, show(places))).collect()
 }

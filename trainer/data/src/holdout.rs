@@ -7,14 +7,14 @@
 //! image; with several, as near as the patients allow in one pass (compare iterative stratification, Sechidis,
 //! Tsoumakas and Vlahavas 2011, which does the same for labels).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{HashMap, HashSet};
 
 use graft_trainer_core::rng::{self, Purpose};
 use sha2::{Digest, Sha256};
 
 /// Returns the ids that are held out. `samples` are (patient, class) with classes below `classes`.
-pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fraction: f64, seed: u64) -> BTreeSet<&'a str> {
-    let mut counts: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fraction: f64, seed: u64) -> HashSet<&'a str> {
+    let mut counts: HashMap<&str, Vec<usize>> = HashMap::new();
     let mut left = vec![0usize; classes];
     for (patient, class) in samples {
         counts.entry(patient).or_insert_with(|| vec![0; classes])[*class] += 1;
@@ -24,7 +24,7 @@ pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fractio
     let mut patients: Vec<(u64, &str)> = counts.keys().map(|patient| (key(patient, seed), *patient)).collect();
     patients.sort_unstable();
     let gap = |class: usize, taken: usize| (total[class] as f64 * fraction - taken as f64).abs() / total[class].max(1) as f64;
-    let mut held_out = BTreeSet::new();
+    let mut held_out = HashSet::new();
     for (_, patient) in patients {
         let own = &counts[patient];
         let mut change = 0.0;

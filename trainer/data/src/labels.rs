@@ -19,9 +19,38 @@ pub(crate) enum LabelColumns<'a> {
     /// The number.
     Number(usize),
     /// All findings that are there.
-    List(usize, &'a [String]),
+    List(usize, Known<'a>),
     /// One column for each finding.
     Each(Vec<usize>, &'a [String]),
+}
+
+/// The findings that a list may name.
+pub(crate) struct Known<'a> {
+    classes: &'a [String],
+    /// The classes as [`plain`] writes them.
+    plain: Vec<String>,
+}
+
+impl<'a> Known<'a> {
+    pub(crate) fn new(classes: &'a [String]) -> Self {
+        Self { classes, plain: classes.iter().map(|class| plain(class)).collect() }
+    }
+
+    /// What a list such as `A|B` says. A name that is none of the classes is a finding that nobody asked for, unless it is one of
+    /// them written otherwise.
+    fn listed(&self, text: &str) -> Told {
+        let mut findings = vec![Some(false); self.classes.len()];
+        let mut empty = true;
+        for name in text.split('|').map(str::trim).filter(|name| !name.is_empty()) {
+            empty = false;
+            match self.classes.iter().position(|class| class == name) {
+                Some(class) => findings[class] = Some(true),
+                None if self.plain.contains(&plain(name)) => return Told::Odd(format!("{name:?}")),
+                None => {}
+            }
+        }
+        if empty { Told::Nothing } else { Told::Findings(told(self.classes, &findings), findings) }
+    }
 }
 
 /// What a row says.
@@ -50,7 +79,7 @@ impl<'a> LabelColumns<'a> {
         match self {
             Self::Class(index) => Told::Class(at(*index).to_owned()),
             Self::Number(index) => number(at(*index)),
-            Self::List(index, classes) => listed(at(*index), classes),
+            Self::List(index, known) => known.listed(at(*index)),
             Self::Each(columns, classes) => {
                 let mut findings = Vec::with_capacity(columns.len());
                 for index in columns {
@@ -76,28 +105,19 @@ fn number(text: &str) -> Told {
     }
 }
 
-/// A list such as `A|B`. A name that is none of `classes` is a finding that nobody asked for, unless it is one of them written otherwise.
-fn listed(text: &str, classes: &[String]) -> Told {
-    let names: Vec<&str> = text.split('|').map(str::trim).filter(|name| !name.is_empty()).collect();
-    if names.is_empty() {
-        return Told::Nothing;
-    }
-    let misspelt = |name: &&&str| classes.iter().any(|class| class != **name && plain(class) == plain(name));
-    if let Some(name) = names.iter().find(misspelt) {
-        return Told::Odd(format!("{name:?}"));
-    }
-    let findings: Vec<Option<bool>> = classes.iter().map(|class| Some(names.contains(&class.as_str()))).collect();
-    Told::Findings(told(classes, &findings), findings)
-}
-
 /// The findings that are there, `A|B`, and those that are not known, `C?`.
 pub(crate) fn told(classes: &[String], findings: &[Option<bool>]) -> String {
-    let shown = classes.iter().zip(findings).filter_map(|(class, finding)| match finding {
-        Some(true) => Some(class.clone()),
-        Some(false) => None,
-        None => Some(format!("{class}?")),
-    });
-    shown.collect::<Vec<_>>().join("|")
+    let mut text = String::new();
+    for (class, finding) in classes.iter().zip(findings).filter(|(_, finding)| **finding != Some(false)) {
+        if !text.is_empty() {
+            text.push('|');
+        }
+        text.push_str(class);
+        if finding.is_none() {
+            text.push('?');
+        }
+    }
+    text
 }
 
 /// A name without case, spaces and underscores: names that are alike here are taken for the same by people.
@@ -116,7 +136,8 @@ mod tests {
     #[test]
     fn lists_name_what_is_there() {
         let classes = classes();
-        let said = |text: &str| listed(text, &classes);
+        let known = Known::new(&classes);
+        let said = |text: &str| known.listed(text);
         assert_eq!(said("Mass| Edema"), Told::Findings("Edema|Mass".into(), vec![Some(true), Some(true), Some(false)]));
         assert_eq!(said("No Finding"), Told::Findings(String::new(), vec![Some(false); 3]));
         assert_eq!(said(" | "), Told::Nothing);

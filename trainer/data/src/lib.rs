@@ -2,6 +2,7 @@
 //! generates phantom data where there is none. It knows no torch; an image leaves it as unsigned bytes `[3, S, S]`.
 //! Patient ids never appear in its messages.
 
+mod checks;
 mod dataset;
 mod decode;
 mod dicom;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use graft_crds::spec::{DataColumns, DataSet};
 
 use crate::error::{Finding, Reason, nearest};
-use crate::labels::{LabelColumns, Labels, Told};
+use crate::labels::{Known, LabelColumns, Labels, Told};
 use crate::{dicom, nifti, phi};
 
 /// Extensions of image files in class folders, in lower case.
@@ -48,7 +48,14 @@ impl Record {
     /// `file:row`, or the image's path in class folders.
     pub(crate) fn place(&self) -> String {
         match self.place.row {
-            Some(row) => format!("{}:{row}", self.place.file),
+            Some(row) => {
+                let digits = row.to_string();
+                let mut text = String::with_capacity(self.place.file.len() + 1 + digits.len());
+                text.push_str(&self.place.file);
+                text.push(':');
+                text.push_str(&digits);
+                text
+            }
             None => self.path.display().to_string(),
         }
     }
@@ -64,7 +71,9 @@ pub fn local_path(uri: &str) -> &Path {
 /// is a file of that very name.
 #[must_use]
 pub fn locate(root: &Path, key: &str) -> (PathBuf, Option<u32>) {
-    let whole = root.join(key);
+    let mut whole = PathBuf::with_capacity(root.as_os_str().len() + 1 + key.len());
+    whole.push(root);
+    whole.push(key);
     match key.rsplit_once('#').and_then(|(file, slice)| Some((file, slice.parse().ok()?))) {
         Some((file, slice)) if !whole.exists() => (root.join(file), Some(slice)),
         _ => (whole, None),
@@ -145,9 +154,11 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
     let mut problems = Problems::default();
     let mut records = Vec::new();
     let mut lines = Lines { text: &text, at: 0, line: 1 };
-    for row in reader.records() {
-        match row {
-            Ok(row) => {
+    let mut row = csv::StringRecord::new();
+    loop {
+        match reader.read_record(&mut row) {
+            Ok(false) => break,
+            Ok(true) => {
                 let place = Place { file: file.clone(), row: row.position().map(|position| lines.of(position.byte())) };
                 if row.len() == header.len() {
                     records.extend(index.record(root, &row, place, &mut problems));
@@ -185,12 +196,16 @@ struct Lines<'a> {
 impl Lines<'_> {
     /// The line of the record whose position is `byte`. Positions must not go backwards.
     fn of(&mut self, byte: u64) -> u64 {
-        let byte = usize::try_from(byte).unwrap_or(usize::MAX);
-        while let Some(&letter) = self.text.get(self.at) {
-            if self.at >= byte && !matches!(letter, b'\r' | b'\n') {
-                break;
-            }
-            let ends = letter == b'\n' || (letter == b'\r' && self.text.get(self.at + 1) != Some(&b'\n'));
+        let byte = usize::try_from(byte).unwrap_or(usize::MAX).min(self.text.len());
+        if let Some(passed) = self.text.get(self.at..byte) {
+            let feeds = passed.iter().filter(|letter| **letter == b'\n').count();
+            let lone = |(index, letter): &(usize, &u8)| **letter == b'\r' && self.text.get(self.at + index + 1) != Some(&b'\n');
+            let returns = if passed.contains(&b'\r') { passed.iter().enumerate().filter(lone).count() } else { 0 };
+            self.line += (feeds + returns) as u64;
+            self.at = byte;
+        }
+        while let Some(&letter @ (b'\r' | b'\n')) = self.text.get(self.at) {
+            let ends = letter == b'\n' || self.text.get(self.at + 1) != Some(&b'\n');
             self.line += u64::from(ends);
             self.at += 1;
         }
@@ -229,7 +244,7 @@ impl<'a> Index<'a> {
             Labels::Class => find("label", &columns.label).map(LabelColumns::Class),
             Labels::Number => find("label", &columns.label).map(LabelColumns::Number),
             Labels::Findings(classes) if names.contains(&columns.label.as_str()) => {
-                find("label", &columns.label).map(|index| LabelColumns::List(index, classes))
+                find("label", &columns.label).map(|index| LabelColumns::List(index, Known::new(classes)))
             }
             Labels::Findings(classes) => LabelColumns::each(&names, classes),
         };
@@ -457,6 +472,14 @@ mod tests {
         assert_eq!(findings, []);
         let seen: Vec<_> = records.iter().map(|r| (r.key.as_str(), r.label.as_str(), r.patient.as_deref().unwrap(), r.place.row.unwrap())).collect();
         assert_eq!(seen, [("a, b.png", "covid", "p\"1", 2), ("c.png", "normal", "p2", 4)]);
+    }
+
+    #[test]
+    fn lines_are_counted_as_an_editor_does() {
+        let text = b"image,label\r\na.png,x\r\n\r\n\n\"b\nb.png\",x\rc.png,x\n\rd.png,x";
+        let (records, findings) = manifest(text, &DataColumns::default());
+        assert_eq!(findings, []);
+        assert_eq!(records.iter().map(|record| record.place.row.unwrap()).collect::<Vec<_>>(), [2, 5, 7, 9]);
     }
 
     #[test]
