@@ -8,6 +8,7 @@ mod gate;
 pub mod models;
 pub mod output;
 pub mod rank;
+pub(crate) mod remote;
 mod serve;
 pub mod storage;
 pub mod weights;
