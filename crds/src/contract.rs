@@ -228,6 +228,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Prepare, Self::FineTune, Self::Features, Self::Head, Self::Evaluate];
+
     /// The name in status, reports and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

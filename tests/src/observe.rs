@@ -2,34 +2,38 @@
 //! person would see in Grafana, asked by a test.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::programs::tool;
 use crate::scenario::workspace;
+use crate::trainers::Trainers;
 
 /// A running Prometheus; it is stopped when this is dropped.
-pub struct Prometheus<'a> {
-    cluster: &'a Cluster,
+pub struct Prometheus {
     child: Child,
-    log: PathBuf,
+    url: String,
+    // Ends with it.
+    _trainers: Trainers,
 }
 
-/// Only inside the cluster's network.
-const ADDRESS: &str = "127.0.0.1:9090";
+const PORT: u16 = 9090;
 
-impl<'a> Prometheus<'a> {
-    /// Start it with one target that is scraped every second.
+impl Prometheus {
+    /// Start it with the operator at `target` and the trainers of all jobs, all scraped every second.
     ///
     /// # Errors
     /// It cannot be built or started.
-    pub fn start(cluster: &'a Cluster, folder: &Path, target: &str) -> Result<Self> {
+    pub fn start(cluster: &Cluster, folder: &Path, target: &str) -> Result<Self> {
         let rules = workspace().join("charts/graft/rules/graft.yaml");
+        let pods = folder.join("trainers.json");
+        let trainers = Trainers::follow(cluster, &pods)?;
         // As the ServiceMonitor asks for: the series' own namespace stands.
         let config = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}
@@ -38,8 +42,11 @@ scrape_configs:
 - job_name: graft-operator
   honor_labels: true
   static_configs: [{{targets: ['{target}'], labels: {{namespace: graft-system}}}}]
+- job_name: trainers
+  file_sd_configs: [{{files: ['{}'], refresh_interval: 1s}}]
 ",
-            rules.display()
+            rules.display(),
+            pods.display(),
         );
         let file = folder.join("prometheus.yml");
         fs::write(&file, config)?;
@@ -47,13 +54,13 @@ scrape_configs:
         let out = fs::File::create(&log)?;
         let mut command = cluster.command(&tool("prometheus")?);
         command.arg(format!("--config.file={}", file.display())).arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()));
-        command.arg(format!("--web.listen-address={ADDRESS}")).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        command.arg(format!("--web.listen-address=0.0.0.0:{PORT}")).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().context("starting prometheus")?;
-        let prometheus = Self { cluster, child, log };
+        let prometheus = Self { child, url: format!("http://{}:{PORT}/api/v1", cluster.address()), _trainers: trainers };
         let until = Instant::now() + Duration::from_secs(30);
         while let Err(error) = prometheus.query("vector(1)") {
             if Instant::now() > until {
-                bail!("prometheus does not answer: {error:#}\n{}", fs::read_to_string(&prometheus.log).unwrap_or_default());
+                bail!("prometheus does not answer: {error:#}\n{}", fs::read_to_string(&log).unwrap_or_default());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -65,28 +72,72 @@ scrape_configs:
     /// # Errors
     /// Prometheus refuses the expression; its words.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
-        let mut command = self.cluster.command(&tool("promtool")?);
-        command.args(["query", "instant", "-o", "json", &format!("http://{ADDRESS}"), expression]);
-        let output = command.stdin(Stdio::null()).output()?;
-        if !output.status.success() {
-            bail!("{expression}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let mut found = self.ask("query", &[("query", expression)])?;
+        found.retain(|series| series["value"][1] != "NaN");
+        Ok(found)
+    }
+
+    /// The series that an expression gave over a time; points without a number are left out, and so is a series of none else.
+    ///
+    /// # Errors
+    /// As [`Prometheus::query`].
+    pub fn range(&self, expression: &str, span: &Span) -> Result<Vec<Value>> {
+        let [start, end, step] = [span.start, span.end, span.step].map(|seconds| seconds.to_string());
+        let mut found = self.ask("query_range", &[("query", expression), ("start", &start), ("end", &end), ("step", &step)])?;
+        for series in &mut found {
+            if let Some(points) = series["values"].as_array_mut() {
+                points.retain(|point| point[1] != "NaN");
+            }
         }
-        let answer: Value = serde_json::from_slice(&output.stdout).with_context(|| expression.to_owned())?;
-        let number = |series: &&Value| series["value"][1] != "NaN";
-        Ok(answer.as_array().into_iter().flatten().filter(number).cloned().collect())
+        found.retain(|series| series["values"].as_array().is_some_and(|points| !points.is_empty()));
+        Ok(found)
+    }
+
+    fn ask(&self, what: &str, pairs: &[(&str, &str)]) -> Result<Vec<Value>> {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(10))).build().into();
+        let mut answer = agent.get(format!("{}/{what}", self.url)).query_pairs(pairs.iter().copied()).call()?;
+        let mut answer: Value = answer.body_mut().read_json()?;
+        if answer["status"] != "success" {
+            bail!("{pairs:?}: {}", answer["error"]);
+        }
+        Ok(answer["data"]["result"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }
 }
 
-impl Drop for Prometheus<'_> {
+impl Drop for Prometheus {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
+/// A time that is looked back on, in seconds since 1970, and the distance of its points.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Span {
+    /// Its first point.
+    pub start: f64,
+    /// Its last point.
+    pub end: f64,
+    /// From one point to the next.
+    pub step: f64,
+}
+
+impl Span {
+    /// From `start` until now, in about 120 points.
+    #[must_use]
+    pub fn since(start: SystemTime) -> Self {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let (start, end) = (seconds(start), seconds(SystemTime::now()));
+        Self { start, end, step: ((end - start) / 120.0).max(1.0) }
+    }
+}
+
 /// A query of a panel, as it stands in the dashboard.
 #[derive(Clone, Debug)]
 pub struct Query {
+    /// Number of the panel.
+    pub id: u64,
     /// Title of the panel.
     pub panel: String,
     /// The expression, with Grafana's variables.
@@ -104,17 +155,17 @@ pub fn queries(dashboard: &str) -> Result<Vec<Query>> {
     for panel in value["panels"].as_array().into_iter().flatten() {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            found.push(Query { panel: text(&panel["title"]), expression: text(&target["expr"]) });
+            found.push(Query { id: panel["id"].as_u64().unwrap_or_default(), panel: text(&panel["title"]), expression: text(&target["expr"]) });
         }
     }
     Ok(found)
 }
 
 impl Query {
-    /// The expression as Grafana would send it for all namespaces and this job.
+    /// The expression as Grafana would send it for all namespaces and this job, with rates over `interval`.
     #[must_use]
-    pub fn filled(&self, job: &str) -> String {
-        self.expression.replace("$__rate_interval", "2m").replace("$namespace", ".*").replace("$transferjob", job)
+    pub fn filled(&self, job: &str, interval: &str) -> String {
+        self.expression.replace("$__rate_interval", interval).replace("$namespace", ".*").replace("$transferjob", job)
     }
 }
 

@@ -54,7 +54,14 @@ impl Operator {
     /// # Errors
     /// It is not built, or does not become ready within 30 seconds; the end of its log is in the message.
     pub fn start(cluster: &Cluster, log: &Path) -> Result<Self> {
-        let port = free_port()?;
+        Self::start_on(cluster, log, free_port()?)
+    }
+
+    /// Start it on this port, where a Prometheus may look for one that was killed.
+    ///
+    /// # Errors
+    /// As [`Operator::start`].
+    pub fn start_on(cluster: &Cluster, log: &Path, port: u16) -> Result<Self> {
         let address = format!("{}:{port}", cluster.address());
         let out = File::options().create(true).append(true).open(log)?;
         let child = cluster
@@ -86,6 +93,12 @@ impl Operator {
     /// No answer, or not 200.
     pub fn get(&self, path: &str) -> Result<String> {
         http_get(&self.address, path)
+    }
+
+    /// The port of [`Operator::address`].
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default()
     }
 
     /// Process id.

@@ -383,7 +383,7 @@ const EMPTY: &[(&str, &str, &str)] =
     &[("fleet", "Stages", "no pod tells a stage: there is no trainer"), ("fleet", "Progress", "no pod tells its progress: there is no trainer")];
 
 /// Every query of the dashboards Operator and Fleet gives data after all that happened, or is listed.
-fn panels_show_what_happened(bench: &Bench, prometheus: &Prometheus<'_>) {
+fn panels_show_what_happened(bench: &Bench, prometheus: &Prometheus) {
     // A job that runs while the panels are asked.
     bench.apply("shown", |_| {}).unwrap();
     bench.run("shown");
@@ -392,7 +392,7 @@ fn panels_show_what_happened(bench: &Bench, prometheus: &Prometheus<'_>) {
     let mut bare = Vec::new();
     for dashboard in ["operator", "fleet"] {
         for query in queries(dashboard).unwrap() {
-            let found = prometheus.query(&query.filled("shown")).unwrap().len();
+            let found = prometheus.query(&query.filled("shown", "2m")).unwrap().len();
             println!("{dashboard:<10} {:<28} {found:>6}  {}", query.panel, query.expression);
             match EMPTY.iter().find(|(of, panel, _)| *of == dashboard && *panel == query.panel) {
                 Some((_, _, why)) if found == 0 => println!("{:<46} empty: {why}", ""),
@@ -404,7 +404,7 @@ fn panels_show_what_happened(bench: &Bench, prometheus: &Prometheus<'_>) {
     assert!(bare.is_empty(), "panels without data: {bare:#?}");
     // The trainers' series are not here, but what is asked must at least be understood.
     for query in queries("job").unwrap() {
-        let found = prometheus.query(&query.filled("shown")).unwrap().len();
+        let found = prometheus.query(&query.filled("shown", "2m")).unwrap().len();
         println!("{:<10} {:<28} {found:>6}  {}", "job", query.panel, query.expression);
     }
     let firing = prometheus.query("ALERTS{alertname=\"GraftDataRefused\",alertstate=\"firing\"}").unwrap();

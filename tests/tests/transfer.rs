@@ -5,11 +5,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
 use graft_tests::cluster::can_run_node;
 use graft_tests::lab::{Lab, NAMESPACE};
+use graft_tests::observe::{Prometheus, Span, queries};
 use graft_tests::scenario::{Operator, binary, kubectl, status, wait_for, workspace};
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ impl Site {
         let data = tempfile::Builder::new().prefix("graft-data-").tempdir().unwrap();
         let made = Command::new(binary("graft").unwrap()).arg("generate").arg(data.path()).args(["--patients", "30"]).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        leak(&data.path().join("phantom"));
         let open = Command::new("chmod").args(["-R", "a+rX"]).arg(data.path()).status().unwrap();
         assert!(open.success());
         Self { lab: Lab::with_data(data.path()).unwrap(), data }
@@ -86,6 +88,16 @@ impl Site {
     }
 }
 
+/// A picture of the training set once more in the test set, as another patient's: training goes on and it is told.
+fn leak(folder: &Path) {
+    let manifest = fs::read_to_string(folder.join("manifest.csv")).unwrap();
+    let row = manifest.lines().find(|row| row.contains(",train,")).unwrap();
+    let (image, rest) = row.split_once(',').unwrap();
+    let label = rest.split(',').next().unwrap();
+    fs::copy(folder.join(image), folder.join("images/again.png")).unwrap();
+    fs::write(folder.join("manifest.csv"), format!("{manifest}images/again.png,{label},test,phantom-again\n")).unwrap();
+}
+
 #[test]
 fn transfer_jobs_on_a_node() {
     if let Err(reason) = can_run_node() {
@@ -93,12 +105,15 @@ fn transfer_jobs_on_a_node() {
         return;
     }
     let mut site = Site::start();
+    let began = SystemTime::now();
+    let prometheus = Prometheus::start(&site.lab.cluster, site.lab.work.path(), &site.lab.operator.address).unwrap();
     explained(&site);
     from_apply_to_a_model(&site);
     a_finished_job_stays_finished(&site);
     bad_data_fails_once(&site);
     an_image_that_is_not_there_is_told(&site);
     lost_pods_and_operators_lose_nothing(&mut site);
+    panels_show_what_happened(&prometheus, began);
 }
 
 fn explained(site: &Site) {
@@ -179,7 +194,7 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
     site.lab.operator.kill().unwrap();
     let victim = site.names("pod", "hurt").pop().unwrap();
     site.kubectl(&["delete", "-n", NAMESPACE, &victim, "--grace-period=1", "--wait=true"]);
-    site.lab.operator = Operator::start(&site.lab.cluster, &log).unwrap();
+    site.lab.operator = Operator::start_on(&site.lab.cluster, &log, site.lab.operator.port()).unwrap();
     let end = site.end("hurt", Phase::Succeeded);
     assert!(end.attempt >= 1, "{end:#?}");
     let history = fs::read_to_string(site.lab.models().join("hurt/history.csv")).unwrap();
@@ -188,6 +203,30 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
     assert_eq!(numbers, (1..=EPOCHS).collect::<Vec<_>>(), "each epoch counts once");
     assert_eq!((rows[0][2], rows[rows.len() - 1][2]), ("0", end.attempt.to_string().as_str()), "the second attempt goes on from the checkpoint");
     site.verify("hurt");
+}
+
+/// Every query of every panel gave data in the run, but for those about GPUs. `GRAFT_RECORD` names a folder for what they gave,
+/// from which `cargo xtask dashboards` draws.
+fn panels_show_what_happened(prometheus: &Prometheus, began: SystemTime) {
+    let span = Span::since(began);
+    let mut bare = Vec::new();
+    for dashboard in ["operator", "fleet", "job"] {
+        let mut recorded = serde_json::Map::new();
+        for query in queries(dashboard).unwrap() {
+            let series = prometheus.range(&query.filled("hurt", "15s"), &span).unwrap();
+            if series.is_empty() != query.expression.contains("DCGM_") {
+                bare.push((dashboard, query.clone()));
+            }
+            recorded.entry(query.id.to_string()).or_insert_with(|| json!([])).as_array_mut().unwrap().push(json!(series));
+        }
+        if let Some(folder) = std::env::var_os("GRAFT_RECORD") {
+            let text = json!({"span": span, "job": "hurt", "panels": recorded}).to_string();
+            fs::write(Path::new(&folder).join(format!("{dashboard}.json")), text).unwrap();
+        }
+    }
+    assert!(bare.is_empty(), "panels without data: {bare:#?}");
+    let leak = "ALERTS{alertname=\"GraftLeakFound\",transferjob=\"hurt\",alertstate=\"firing\"}";
+    assert!(!prometheus.query(leak).unwrap().is_empty(), "a picture is in two splits, and no alert says so");
 }
 
 fn second_checkpoint(runs: &Path) -> bool {

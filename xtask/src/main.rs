@@ -76,6 +76,8 @@ enum Task {
         #[arg(long)]
         environment_only: bool,
     },
+    /// Draw the pictures of the dashboards anew, from a run under a real Prometheus
+    Dashboards,
     /// Print shell lines that let cargo be called without xtask
     Env,
 }
@@ -115,6 +117,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Bench { name, arguments } => bench(&name, &arguments),
         Task::Reference { environment_only: true } => reference::environment().map(drop),
         Task::Reference { environment_only: false } => reference::goldens(),
+        Task::Dashboards => reference::dashboards(),
         Task::Env => {
             print!("{}", libtorch::find_or_install()?.exports());
             Ok(())

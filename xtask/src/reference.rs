@@ -1,5 +1,6 @@
-//! The Python environment that Graft is compared with, and the goldens that it makes. Nothing but tests and benchmarks ever
-//! uses it; every package in `reference.txt` is pinned and checked by digest.
+//! The Python environments: one that Graft is compared with and that makes goldens, one that draws the dashboards. Nothing but
+//! tests, benchmarks and documentation ever uses them; every package in `reference.txt` and `pictures.txt` is pinned and
+//! checked by digest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::machine;
-use crate::run;
+use crate::image::{self, Accelerator};
+use crate::{machine, run, setup};
 
 /// Folders of `tests/reference` that the script writes.
 const MADE: [&str; 2] = ["goldens", "fixtures"];
@@ -18,13 +19,36 @@ const MADE: [&str; 2] = ["goldens", "fixtures"];
 /// # Errors
 /// There is no python3 of a version that the wheels are for, or pip fails.
 pub fn environment() -> Result<PathBuf> {
-    let folder = machine::cache()?.join("reference-venv");
-    let list = machine::workspace().join("xtask/reference.txt");
+    python("reference", "install PyTorch, torchvision and timm (2.5 GB download, 5 GB on disk)")
+}
+
+/// Python with what `xtask/NAME.txt` lists, in an environment of that name.
+fn python(name: &str, what: &str) -> Result<PathBuf> {
+    let folder = machine::cache()?.join(format!("{name}-venv"));
+    let list = machine::workspace().join(format!("xtask/{name}.txt"));
     let wanted = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
-    if fs::read_to_string(folder.join("reference.txt")).ok() != Some(wanted.clone()) {
-        run::step("install PyTorch, torchvision and timm (2.5 GB download, 5 GB on disk)", || install(&folder, &list, &wanted))?;
+    if fs::read_to_string(folder.join(format!("{name}.txt"))).ok() != Some(wanted.clone()) {
+        run::step(what, || install(&folder, &list, &wanted))?;
     }
     Ok(folder.join("bin/python"))
+}
+
+/// Run jobs in a cluster under a Prometheus, and draw what the dashboards' panels asked of it into `docs/dashboards`.
+///
+/// # Errors
+/// The run fails, or the environment cannot be made.
+pub fn dashboards() -> Result<()> {
+    let cargo = setup::everything()?;
+    image::build(Accelerator::None)?;
+    let recorded = machine::target().join("dashboards");
+    fs::create_dir_all(&recorded).with_context(|| recorded.display().to_string())?;
+    let mut test = cargo.command("test");
+    test.args(["--release", "--quiet", "--workspace", "--test", "transfer"]).env("GRAFT_RECORD", &recorded);
+    run::step("run TransferJobs under a Prometheus (about 3 minutes)", || run::through(&mut test))?;
+    let root = machine::workspace();
+    let mut draw = Command::new(python("pictures", "install matplotlib (40 MB download)")?);
+    draw.arg(root.join("tests/dashboards/draw.py")).arg(root.join("charts/graft/dashboards")).arg(&recorded).arg(root.join("docs/dashboards"));
+    run::step("draw the panels", || run::through(&mut draw))
 }
 
 /// Make goldens and fixtures anew with PyTorch, and say where they lie.
@@ -63,7 +87,7 @@ fn install(folder: &Path, list: &Path, wanted: &str) -> Result<()> {
     if let Err(error) = run::through(&mut pip) {
         bail!("{error:#}; the wheels are for CPython 3.11 to 3.13 on x86-64 Linux, and python3 here is {}", python_version());
     }
-    fs::write(folder.join("reference.txt"), wanted).with_context(|| folder.display().to_string())
+    fs::write(folder.join(list.file_name().unwrap_or_default()), wanted).with_context(|| folder.display().to_string())
 }
 
 fn python_version() -> String {

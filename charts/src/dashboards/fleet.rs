@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Choice;
-use super::panel::{Row, Shape, lines, quantile};
+use super::panel::{Row, Shape, lines, quantile_of_hour};
 
 pub(super) fn dashboard() -> Value {
     let rows = [
@@ -66,24 +66,24 @@ pub(super) fn dashboard() -> Value {
                 lines(
                     "Wait for pods",
                     "s",
-                    "From asking for a run's pods until the whole gang runs: scheduling, images, volumes.",
-                    &[(&quantile("0.5", "graft_queue_wait_seconds", ""), "median"), (&quantile("0.95", "graft_queue_wait_seconds", ""), "95 %")],
+                    "From asking for a run's pods until the whole gang runs: scheduling, images, volumes; within the last hour.",
+                    &[(&quantile_of_hour("0.5", "graft_queue_wait_seconds"), "median"), (&quantile_of_hour("0.95", "graft_queue_wait_seconds"), "95 %")],
                 ),
                 lines(
                     "Time to running",
                     "s",
-                    "From the creation of a job until its gang runs for the first time.",
+                    "From the creation of a job until its gang runs for the first time; within the last hour.",
                     &[
-                        (&quantile("0.5", "graft_time_to_running_seconds", ""), "median"),
-                        (&quantile("0.95", "graft_time_to_running_seconds", ""), "95 %"),
+                        (&quantile_of_hour("0.5", "graft_time_to_running_seconds"), "median"),
+                        (&quantile_of_hour("0.95", "graft_time_to_running_seconds"), "95 %"),
                     ],
                 ),
                 lines(
                     "Stages",
                     "s",
-                    "Mean duration of the stages that ended.",
+                    "Mean duration of the stages that ended within the last hour.",
                     &[(
-                        "sum by (stage) (rate(graft_stage_duration_seconds_sum[$__rate_interval])) / sum by (stage) (rate(graft_stage_duration_seconds_count[$__rate_interval]))",
+                        "sum by (stage) (increase(graft_stage_duration_seconds_sum[1h])) / sum by (stage) (increase(graft_stage_duration_seconds_count[1h]))",
                         "{{stage}}",
                     )],
                 ),
@@ -118,8 +118,8 @@ pub(super) fn dashboard() -> Value {
                 lines(
                     "Time to recover",
                     "s",
-                    "From the loss of a gang until the whole next one runs.",
-                    &[(&quantile("0.5", "graft_recovery_seconds", ""), "median"), (&quantile("0.95", "graft_recovery_seconds", ""), "95 %")],
+                    "From the loss of a gang until the whole next one runs; within the last hour.",
+                    &[(&quantile_of_hour("0.5", "graft_recovery_seconds"), "median"), (&quantile_of_hour("0.95", "graft_recovery_seconds"), "95 %")],
                 ),
             ],
         },

@@ -13,6 +13,11 @@ fn own(metric: &str) -> String {
     format!("{metric}{OWN}")
 }
 
+/// [`OWN`] and further labels.
+fn labelled(more: &str) -> String {
+    OWN.replace('}', &format!(", {more}}}"))
+}
+
 /// GPU series of the pods that train for the job.
 fn dcgm(metric: &str) -> String {
     format!("avg by (pod, gpu) ({metric}{{namespace=~\"$namespace\"}} and on (namespace, pod) graft_trainer_samples_total{OWN})")
@@ -23,7 +28,7 @@ pub(super) fn dashboard() -> Value {
         Row {
             title: "State",
             panels: vec![
-                lines("Phase", "none", "The phase that the job is in.", &[(&own("graft_job_phase"), "{{phase}}")]).shape(Shape::Number),
+                lines("Phase", "none", "The phase that the job is in.", &[(&own("graft_job_phase"), "{{phase}}")]).shape(Shape::Name),
                 lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&own("graft_job_progress_ratio"), "done")]).shape(Shape::Number),
                 lines("Result", "none", "The first of the metrics that the job was asked for.", &[(&own("graft_job_headline"), "{{metric}}")]).shape(Shape::Number),
                 lines("Restarts", "none", "How often the gang was started again in this run.", &[(&format!("sum by (cause) ({})", own("graft_job_restarts_total")), "{{cause}}")])
@@ -46,20 +51,23 @@ pub(super) fn dashboard() -> Value {
                 lines(
                     "Loss",
                     "none",
-                    "Mean training loss of the last epoch, of index 0.",
-                    &[(&format!("max(graft_trainer_loss{OWN})"), "training loss")],
+                    "Mean loss of the last epoch, of index 0.",
+                    &[
+                        (&format!("max(graft_trainer_loss{OWN} > 0)"), "training"),
+                        (&format!("max(graft_trainer_metric{})", labelled("split=\"validation\", name=\"loss\"")), "validation"),
+                    ],
                 ),
                 lines(
                     "Quality",
                     "none",
                     "Metrics by split: validation while it trains, test at the end.",
-                    &[(&format!("max by (split, name) (graft_trainer_metric{OWN})"), "{{split}} {{name}}")],
+                    &[(&format!("max by (split, name) (graft_trainer_metric{})", labelled("name!~\"loss|frozen_tensors.*\"")), "{{split}} {{name}}")],
                 ),
                 lines(
                     "Learning rate",
                     "none",
                     "Learning rate at the end of the last epoch.",
-                    &[(&format!("max(graft_trainer_learning_rate{OWN})"), "learning rate")],
+                    &[(&format!("max(graft_trainer_learning_rate{OWN} > 0)"), "learning rate")],
                 ),
                 lines("Epochs", "none", "Epochs of the current stage that are done, and those in the newest checkpoint.", &[
                     (&own("graft_job_epoch"), "done"),

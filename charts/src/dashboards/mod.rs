@@ -49,7 +49,9 @@ fn dashboard(uid: &str, title: &str, description: &str, choices: &[Choice], rows
     json!({
         "uid": uid, "title": title, "description": description, "tags": ["graft"], "schemaVersion": 39, "version": 1, "editable": true,
         "graphTooltip": 1, "refresh": "30s", "time": {"from": "now-6h", "to": "now"}, "timezone": "",
-        "links": [{"type": "dashboards", "title": "Graft", "tags": ["graft"], "asDropdown": false, "includeVars": true, "keepTime": true}],
+        "links": [{"type": "dashboards", "title": "Graft", "tags": ["graft"], "asDropdown": false, "includeVars": true, "keepTime": true,
+                   "icon": "external link", "tooltip": "", "targetBlank": false}],
+        "annotations": {"list": []},
         "templating": {"list": variables},
         "panels": panel::layout(rows),
     })
@@ -87,6 +89,19 @@ mod tests {
             let count = ids.len();
             ids.dedup();
             assert_eq!(ids.len(), count);
+        }
+    }
+
+    /// `cargo xtask dashboards` draws the pictures.
+    #[test]
+    fn the_documentation_shows_every_dashboard() {
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs");
+        let page = std::fs::read_to_string(docs.join("observability.md")).unwrap();
+        for (dashboard, value) in all() {
+            let picture = format!("dashboards/{dashboard}.png");
+            assert!(page.contains(&format!("![{}]({picture})", value["title"].as_str().unwrap())), "{picture} is not shown");
+            let bytes = std::fs::metadata(docs.join(&picture)).unwrap_or_else(|e| panic!("{picture}: {e}")).len();
+            assert!(bytes < 150 << 10, "{picture} has {bytes} bytes");
         }
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn dashboard() -> Value {
             title: "Process",
             panels: vec![
                 lines("Memory", "bytes", "Resident memory of the operator; set the limit well above it.", &[("sum(process_resident_memory_bytes and on (instance) graft_build_info)", "resident")]),
-                lines("CPU", "none", "CPUs that the operator uses.", &[("sum(rate(process_cpu_seconds_total[$__rate_interval]) and on (instance) graft_build_info)", "CPUs")]),
+                lines("CPU", "none", "CPUs that the operator uses on average of ten minutes; it counts whole seconds.", &[("sum(rate(process_cpu_seconds_total[10m]) and on (instance) graft_build_info)", "CPUs")]),
                 lines("Files", "none", "Open files and sockets of the operator; its watches are three.", &[("sum(process_open_fds and on (instance) graft_build_info)", "open")]),
             ],
         },

@@ -11,6 +11,8 @@ pub(super) enum Shape {
     Stack,
     /// The newest value, large.
     Number,
+    /// The name of the newest series, large.
+    Name,
     /// The newest values by label.
     Table,
 }
@@ -51,7 +53,7 @@ impl Panel {
 
     fn width(&self) -> u32 {
         match self.shape {
-            Shape::Number => 4,
+            Shape::Number | Shape::Name => 4,
             Shape::Lines | Shape::Stack => 8,
             Shape::Table => 24,
         }
@@ -59,18 +61,18 @@ impl Panel {
 
     fn height(&self) -> u32 {
         match self.shape {
-            Shape::Number => 4,
+            Shape::Number | Shape::Name => 4,
             Shape::Lines | Shape::Stack | Shape::Table => 8,
         }
     }
 
-    fn json(&self, id: u32, x: u32, y: u32) -> Value {
+    fn json(&self, id: u32, (x, y, width): (u32, u32, u32)) -> Value {
         let kind = match self.shape {
             Shape::Lines | Shape::Stack => "timeseries",
-            Shape::Number => "stat",
+            Shape::Number | Shape::Name => "stat",
             Shape::Table => "table",
         };
-        let now = matches!(self.shape, Shape::Number | Shape::Table);
+        let now = matches!(self.shape, Shape::Number | Shape::Name | Shape::Table);
         let targets: Vec<Value> = self
             .queries
             .iter()
@@ -86,18 +88,30 @@ impl Panel {
         let custom = match self.shape {
             Shape::Lines => json!({"drawStyle": "line", "fillOpacity": 0, "stacking": {"mode": stacking}}),
             Shape::Stack => json!({"drawStyle": "line", "fillOpacity": 40, "stacking": {"mode": stacking}}),
-            Shape::Number | Shape::Table => json!({}),
+            Shape::Number | Shape::Name => json!({}),
+            Shape::Table => json!({"align": "auto", "inspect": false}),
         };
         json!({
             "id": id, "type": kind, "title": self.title, "description": self.description, "datasource": source(),
-            "gridPos": {"x": x, "y": y, "w": self.width(), "h": self.height()}, "targets": targets,
+            "gridPos": {"x": x, "y": y, "w": width, "h": self.height()}, "targets": targets,
             "fieldConfig": {"defaults": {"unit": self.unit, "custom": custom, "thresholds": {"mode": "absolute", "steps": steps}}, "overrides": []},
-            "options": match self.shape {
-                Shape::Lines | Shape::Stack => json!({"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}),
-                Shape::Number => json!({"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value"}),
-                Shape::Table => json!({"showHeader": true}),
-            },
+            "options": self.options(),
         })
+    }
+
+    /// What Grafana's schema asks of a panel, and what differs from its defaults.
+    fn options(&self) -> Value {
+        match self.shape {
+            Shape::Lines | Shape::Stack => json!({
+                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []}, "tooltip": {"mode": "multi", "sort": "none"},
+            }),
+            Shape::Number | Shape::Name => json!({
+                "reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "textMode": if self.shape == Shape::Name { "name" } else { "auto" },
+                "graphMode": "area", "justifyMode": "auto", "orientation": "auto", "wideLayout": true, "showPercentChange": false,
+                "percentChangeColorMode": "standard",
+            }),
+            Shape::Table => json!({"showHeader": true, "frameIndex": 0}),
+        }
     }
 }
 
@@ -116,13 +130,16 @@ pub(super) fn layout(rows: &[Row]) -> Vec<Value> {
         );
         y += 1;
         let (mut x, mut tallest) = (0, 0);
+        // Numbers alone share one line.
+        let share = row.panels.iter().all(|panel| panel.height() < 8).then(|| 24 / u32::try_from(row.panels.len()).unwrap_or(1).max(1));
         for panel in &row.panels {
-            if x + panel.width() > 24 {
+            let width = share.map_or(panel.width(), |share| share.min(panel.width()));
+            if x + width > 24 {
                 (x, y, tallest) = (0, y + tallest, 0);
             }
             id += 1;
-            panels.push(panel.json(id, x, y));
-            x += panel.width();
+            panels.push(panel.json(id, (x, y, width)));
+            x += width;
             tallest = tallest.max(panel.height());
         }
         y += tallest;
@@ -134,4 +151,9 @@ pub(super) fn layout(rows: &[Row]) -> Vec<Value> {
 pub(super) fn quantile(quantile: &str, histogram: &str, by: &str) -> String {
     let by = if by.is_empty() { "le".to_owned() } else { format!("le, {by}") };
     format!("histogram_quantile({quantile}, sum by ({by}) (rate({histogram}_bucket[$__rate_interval])))")
+}
+
+/// A quantile of a histogram of what is rare, over the last hour.
+pub(super) fn quantile_of_hour(quantile: &str, histogram: &str) -> String {
+    format!("histogram_quantile({quantile}, sum by (le) (increase({histogram}_bucket[1h])))")
 }

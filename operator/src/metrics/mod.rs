@@ -10,6 +10,7 @@ mod requests;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use graft_crds::TransferJob;
+use graft_crds::contract::Stage;
 use graft_crds::status::{FailureClass, TransferJobStatus};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -147,6 +148,9 @@ impl Metrics {
         }
         for own in [&self.queue_wait, &self.time_to_running, &self.recovery] {
             own.with_label_values::<&str>(&[]);
+        }
+        for stage in Stage::ALL {
+            self.stages.with_label_values(&[stage.name()]);
         }
     }
 

@@ -179,9 +179,15 @@ impl Cluster {
     /// # Errors
     /// It cannot be started; a non-zero exit is in the output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Output> {
+        self.kubectl_command().args(arguments).stdin(Stdio::null()).output().context("starting kubectl")
+    }
+
+    /// kubectl as the administrator, without arguments.
+    #[must_use]
+    pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new(self.programs.path("cluster"));
-        command.arg("kubectl").args(arguments).env("KUBECONFIG", self.kubeconfig()).stdin(Stdio::null());
-        command.output().context("starting kubectl")
+        command.arg("kubectl").env("KUBECONFIG", self.kubeconfig());
+        command
     }
 
     /// Import an image (an OCI layout in a tar file) into the node.
