@@ -10,6 +10,7 @@ pub mod programs;
 pub mod report;
 pub mod sbom;
 pub mod scenario;
+pub mod schemas;
 pub mod trainers;
 
 /// Lower-case hexadecimal.

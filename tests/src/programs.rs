@@ -77,6 +77,12 @@ const TOOLS: &[Program] = &[
         cgo: Cgo::NoDiscovery,
         about: "Prometheus and promtool, 2 to 4 minutes",
     },
+    Program {
+        folder: "schemas",
+        packages: &[("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"), ("dashboards", ".")],
+        cgo: Cgo::Off,
+        about: "kubeconform and the reader of dashboards, 1 minute",
+    },
 ];
 
 /// Path of a program that does not belong to the cluster, such as `helm` or `promtool`; built if it is not in the cache.

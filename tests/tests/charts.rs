@@ -14,6 +14,7 @@ use graft_tests::observe::check_metrics;
 use graft_tests::programs::{KUBERNETES, tool};
 use graft_tests::scenario::{kubectl, restricted_namespace, wait_for, workspace};
 use serde_json::{Value, json};
+use graft_tests::schemas::Schemas;
 
 const SYSTEM: &str = "graft-system";
 const NAMESPACE: &str = "radiology";
@@ -89,6 +90,59 @@ fn rendered_files_are_up_to_date() {
 struct Site {
     cluster: Cluster,
     folder: tempfile::TempDir,
+}
+
+/// What the charts render, by every Kubernetes that they are for: no field that it does not know, and none of the wrong type.
+#[test]
+fn every_supported_kubernetes_knows_what_is_rendered() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let crds = helm("helm", Path::new("/dev/null"), &["template", "graft-crds", "charts/graft-crds"]).unwrap();
+    let full = render("helm", &["--values", FULL]);
+    let good = [file("default.yaml", render("helm", &[])), file("full.yaml", full.clone()), file("crds.yaml", crds)];
+    let schemas = Schemas::ensure().unwrap();
+    let check = |version: &str, files: &[PathBuf]| {
+        let mut kubeconform = Command::new(tool("kubeconform").unwrap());
+        kubeconform.args(["-strict", "-summary", "-kubernetes-version", version]);
+        for location in schemas.locations() {
+            kubeconform.args(["-schema-location", &location]);
+        }
+        let output = kubeconform.args(files).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(said) } else { Err(said) }
+    };
+    for version in Schemas::versions() {
+        println!("Kubernetes {version}: {}", check(version, &good).unwrap().trim());
+    }
+    let wrong = [("replicas: 1", "replica: 1"), ("value: 900000", "value: much"), ("honorLabels: true", "honourLabels: true")];
+    for (right, wrong) in wrong {
+        assert!(full.contains(right), "{right}");
+        let said = check("1.37.2", &[file("wrong.yaml", full.replacen(right, wrong, 1))]).expect_err(wrong);
+        assert!(said.contains("additional") || said.contains("want"), "{wrong}: {said}");
+    }
+}
+
+/// Grafana's own types read the dashboards: nothing that they need is missing, and nothing is there that they do not know.
+#[test]
+fn grafana_knows_what_is_in_the_dashboards() {
+    let check = |files: &[PathBuf]| {
+        let output = Command::new(tool("dashboards").unwrap()).args(files).output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    };
+    let file = |name: &str| workspace().join(format!("{CHART}/dashboards/{name}.json"));
+    check(&["operator", "fleet", "job"].map(file)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(file("fleet")).unwrap();
+    for (right, wrong) in [("\"drawStyle\": \"line\"", "\"drawStyle\": 3"), ("\"legendFormat\"", "\"legend\""), ("\"gridPos\"", "\"position\"")] {
+        assert!(text.contains(right), "{right}");
+        let path = folder.path().join("wrong.json");
+        fs::write(&path, text.replacen(right, wrong, 1)).unwrap();
+        assert!(check(&[path]).is_err(), "{wrong} is let through");
+    }
 }
 
 impl Site {
