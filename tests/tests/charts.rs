@@ -13,8 +13,8 @@ use graft_tests::cluster::{Cluster, can_run_node};
 use graft_tests::observe::check_metrics;
 use graft_tests::programs::{KUBERNETES, tool};
 use graft_tests::scenario::{kubectl, restricted_namespace, wait_for, workspace};
-use serde_json::{Value, json};
 use graft_tests::schemas::Schemas;
+use serde_json::{Value, json};
 
 const SYSTEM: &str = "graft-system";
 const NAMESPACE: &str = "radiology";

@@ -1,6 +1,7 @@
 //! One rank: joins the gang, then runs the stages in order. All ranks take the same decisions from the same data; what
 //! only one may do (write a manifest, train the head) is rank 0's, and the others wait at a barrier.
 
+mod affinity;
 mod augment;
 mod board;
 mod checkpoint;
@@ -121,7 +122,7 @@ pub(crate) struct Rank {
 
 fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
     let (config, gang) = (start.config.clone(), &start.config.gang);
-    keep_to_own_processors(start.local_rank as usize, gang.processes as usize);
+    affinity::keep_to_own_processors(start.local_rank as usize, gang.processes as usize, gang.device == Kind::Cuda);
     device::set_threads(u16::try_from(gang.threads).unwrap_or(1), 1)?;
     device::set_log_level(device::LogLevel::Fatal)?;
     let (rank, world) = (start.rank as usize, gang.world_size() as usize);
@@ -162,25 +163,6 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         config,
     };
     stages(&mut rank)
-}
-
-/// Else two ranks of a machine now and then share a processor for seconds, and all others wait for them. Every later thread of this
-/// process inherits it.
-fn keep_to_own_processors(local_rank: usize, ranks: usize) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|number| allowed.is_set(*number)).collect();
-    let mut own = CpuSet::new();
-    for number in own_processors(&allowed, local_rank, ranks) {
-        own.set(*number);
-    }
-    // A sandbox may forbid it, and the run is right without.
-    let _ = sched_setaffinity(None, &own);
-}
-
-/// A rank's part of the processors that its pod may use, neighbours together; all where there are fewer of them than ranks.
-fn own_processors(allowed: &[usize], local_rank: usize, ranks: usize) -> &[usize] {
-    if allowed.len() < ranks { allowed } else { &allowed[sampler::shard(allowed.len(), local_rank, ranks)] }
 }
 
 fn stages(rank: &mut Rank) -> Result<(), Failure> {
@@ -372,18 +354,5 @@ impl Rank {
         let flag = Tensor::from_slice(&[f32::from(u8::from(here.is_err()))]).f_to_device(self.device)?;
         self.group.all_reduce(&flag, graft_torch::Reduction::Max)?;
         Ok(flag.f_double_value(&[0])? > 0.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranks_have_processors_of_their_own() {
-        let allowed = [0, 1, 4, 5, 6];
-        assert_eq!([0, 1].map(|rank| own_processors(&allowed, rank, 2)), [&[0, 1, 4][..], &[5, 6]]);
-        assert_eq!(own_processors(&allowed, 0, 1), allowed);
-        assert_eq!(own_processors(&allowed, 3, 9), allowed);
     }
 }
