@@ -1,7 +1,7 @@
 //! The generated parts of the two charts, and the plain manifests beside them: metadata, roles, values and their schema.
 
 use graft_crds::crd;
-use graft_operator::access;
+use graft_operator::access::{self, Access};
 
 use crate::{File, HEADER, file, values};
 
@@ -12,7 +12,7 @@ pub(crate) fn files() -> Vec<File> {
     let crd = serde_saphyr::to_string(&crd::definition()).unwrap_or_default();
     vec![
         file("operator/rbac.yaml", rbac()),
-        file("charts/graft/templates/_rules.tpl", format!("{{{{- define \"graft.rules\" -}}}}\n{}{{{{- end -}}}}\n", access::rules())),
+        file("charts/graft/templates/_rules.tpl", TABLES.map(|(name, table)| template(name, table)).join("\n")),
         file("charts/graft/Chart.yaml", chart("graft", "Transfer learning on Kubernetes: the operator for TransferJobs.")),
         file("charts/graft/values.yaml", format!("{HEADER}{}", values::yaml())),
         file("charts/graft/values.schema.json", values::schema_text()),
@@ -49,6 +49,14 @@ annotations:
     )
 }
 
+/// Tables of rights by the name of their template.
+const TABLES: [(&str, &[Access]); 3] =
+    [("graft.rules", access::ACCESS), ("graft.rules.scrapes", access::SCRAPES), ("graft.rules.trial", access::TRIAL)];
+
+fn template(name: &str, table: &[Access]) -> String {
+    format!("{{{{- define \"{name}\" -}}}}\n{}{{{{- end -}}}}\n", access::rules(table))
+}
+
 /// The definition with Helm's wish that it outlives the release. Its descriptions may hold braces, which a template must not read.
 fn kept(crd: &str) -> String {
     let escaped = crd.replace("{{", "{{ \"{{\" }}");
@@ -57,7 +65,7 @@ fn kept(crd: &str) -> String {
 
 /// Service account and roles without Helm, for tests and for those who run the operator by hand.
 fn rbac() -> String {
-    let rules = access::rules();
+    let rules = access::rules(access::ACCESS);
     format!(
         "{HEADER}# The table is operator/src/access.rs. No Secret is in it: pods mount them by name.
 apiVersion: v1

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// Fields of the operator's configuration that other values of the chart decide.
-const DECIDED_BY_THE_CHART: [&str; 3] = ["trainerImage", "namespace", "listen"];
+const DECIDED_BY_THE_CHART: [&str; 5] = ["trainerImage", "namespace", "listen", "tlsFolder", "scrapers"];
 
 /// The values.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -50,6 +50,8 @@ pub struct Values {
     pub priority_class: PriorityClass,
     /// The Service in front of `/metrics`.
     pub service: Service,
+    /// How `/metrics` is served.
+    pub metrics: Metrics,
     /// What Prometheus and Grafana take; each needs its operator or sidecar in the cluster.
     pub monitoring: Monitoring,
     /// Who may talk to the operator, and to whom it may talk.
@@ -58,6 +60,8 @@ pub struct Values {
     pub admission: Admission,
     /// A PodDisruptionBudget. There is one replica, so it lets it be evicted: gangs train on without the operator.
     pub pod_disruption_budget: Switch,
+    /// What `helm test` does: it generates pictures and weights, trains on them on CPUs, and deletes it all.
+    pub test: Test,
     /// Values for all charts of a parent; not used here.
     #[schemars(with = "Map<String, Value>")]
     pub global: Value,
@@ -166,6 +170,30 @@ pub struct Service {
     pub port: u16,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// How `/metrics` is served.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metrics {
+    /// A Secret of type `kubernetes.io/tls` in the release's namespace; the operator then speaks TLS only. Empty: plain HTTP.
+    pub tls_secret: String,
+    /// Serve it only to those whom the API server lets `get` `/metrics`, by their token; needs `tlsSecret`. The operator then has a ClusterRole for the two reviews.
+    pub authorize: bool,
+}
+
+/// What `helm test` does.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Test {
+    /// Namespace of its job and its volume. Empty: `watchNamespace`, else the release's.
+    pub namespace: String,
+    /// Its trainer image. Empty: `trainerImage`.
+    pub image: String,
+    /// A PersistentVolumeClaim to use, which stays. Empty: one is made and deleted.
+    pub claim: String,
+    /// Storage class of the claim that is made. Empty: the cluster's default.
+    pub storage_class: String,
 }
 
 /// What Prometheus and Grafana take.
@@ -278,6 +306,7 @@ impl Default for Values {
             pod_labels: BTreeMap::new(),
             priority_class: PriorityClass { create: false, name: String::new(), value: 1_000_000 },
             service: Service { port: 8080, annotations: BTreeMap::new() },
+            metrics: Metrics { tls_secret: String::new(), authorize: false },
             monitoring: Monitoring {
                 service_monitor: monitor("30s"),
                 pod_monitor: monitor("15s"),
@@ -291,6 +320,7 @@ impl Default for Values {
             network_policy: NetworkPolicy { enabled: true, scrapers: Vec::new(), restrict_egress: false, api_server_ports: vec![443, 6443] },
             admission: Admission { enabled: false, images: Vec::new(), service_accounts: Vec::new(), host_paths: false, max_processes: 0 },
             pod_disruption_budget: Switch { enabled: false },
+            test: Test { namespace: String::new(), image: String::new(), claim: String::new(), storage_class: String::new() },
             global: json!({}),
         }
     }

@@ -2,7 +2,6 @@
 //! `kubectl apply` takes and runs the stages that the trainer's pods run; its exit codes are the trainer's.
 
 mod data;
-mod generate;
 mod job;
 mod models;
 mod mounts;
@@ -14,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use graft_crds::TransferJob;
 use graft_crds::contract::{ExitReason, TrainerFailure};
+use graft_crds::{Architecture, TransferJob};
 
 use crate::mounts::Mount;
 
@@ -90,9 +89,9 @@ fn main() -> ExitCode {
         Command::Verify { model, mounts } => verify(&model, &mounts).map(|()| ExitReason::Ok),
         Command::Validate { job, mounts } => read(&job, &mounts).and_then(|job| validate::run(&job.spec)).map(|()| ExitReason::Ok),
         Command::Data(data) => data.run().map(|()| ExitReason::Ok),
-        Command::Generate { folder, seed, patients } => {
-            generate::write(&folder, seed, patients).map(|()| ExitReason::Ok).map_err(|e| job::spec_failure("NotWritable", format!("{e:#}")))
-        }
+        Command::Generate { folder, seed, patients } => graft_trainer::generate::write(&folder, seed, patients, Architecture::ResNet18)
+            .map(|()| ExitReason::Ok)
+            .map_err(|e| job::spec_failure("NotWritable", format!("{e:#}"))),
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),

@@ -73,10 +73,37 @@ pub const ACCESS: &[Access] = &[
     },
 ];
 
-/// The table as the `rules` of a role, in YAML.
+/// What it may do besides where `/metrics` is served to the authorized only, in a role of its own: reviews have no namespace.
+pub const SCRAPES: &[Access] = &[
+    Access {
+        group: "authentication.k8s.io",
+        resources: &["tokenreviews"],
+        verbs: &["create"],
+        why: "Whose token a scrape carries.",
+        seen: Seen::Request,
+    },
+    Access {
+        group: "authorization.k8s.io",
+        resources: &["subjectaccessreviews"],
+        verbs: &["create"],
+        why: "Whether they may read /metrics.",
+        seen: Seen::Request,
+    },
+];
+
+/// What `graft-operator trial` may do, under a service account of its own that lives as long as `helm test`.
+pub const TRIAL: &[Access] = &[Access {
+    group: "graft.dev",
+    resources: &["transferjobs"],
+    verbs: &["create", "get", "delete"],
+    why: "The job of the test: made, looked at, and deleted.",
+    seen: Seen::Request,
+}];
+
+/// A table as the `rules` of a role, in YAML.
 #[must_use]
-pub fn rules() -> String {
-    ACCESS
+pub fn rules(table: &[Access]) -> String {
+    table
         .iter()
         .map(|a| {
             let group = if a.group.is_empty() { "\"\"" } else { a.group };
@@ -93,7 +120,7 @@ mod tests {
     #[test]
     fn no_secret_no_wildcard_and_nothing_twice() {
         let mut all = Vec::new();
-        for access in ACCESS {
+        for access in ACCESS.iter().chain(SCRAPES).chain(TRIAL) {
             for resource in access.resources {
                 assert!(!resource.contains("secret") && !resource.contains('*') && !access.verbs.contains(&"*"), "{access:?}");
                 all.extend(access.verbs.iter().map(|verb| (access.group, *resource, *verb)));

@@ -1,6 +1,8 @@
 //! How the operator is configured: flags and their environment variables, in one place. The chart's `config` values are
 //! these fields; their schema and documentation are generated from here.
 
+use std::path::PathBuf;
+
 use clap::{Parser, ValueEnum};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,24 @@ pub struct OperatorConfig {
     #[serde(default = "progress_interval")]
     #[schemars(range(min = 1, max = 3600))]
     pub progress_interval_seconds: u32,
+    /// Folder with `tls.crt` and `tls.key`; everything at `listen` is then served over TLS. Default: plain HTTP.
+    #[arg(long, env = "GRAFT_TLS_FOLDER")]
+    pub tls_folder: Option<PathBuf>,
+    /// Who may read /metrics.
+    #[arg(long, env = "GRAFT_SCRAPERS", value_enum, default_value_t = Scrapers::default(), requires_if("authorized", "tls_folder"))]
+    #[serde(default)]
+    pub scrapers: Scrapers,
+}
+
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, JsonSchema, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scrapers {
+    /// Whoever reaches the port.
+    #[default]
+    Anyone,
+    /// Who shows a token that the API server knows and lets `get` the path. Only over TLS: a token must not be seen.
+    Authorized,
 }
 
 /// Form of the log.

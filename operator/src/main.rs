@@ -1,11 +1,14 @@
 //! The operator: watches TransferJobs, their Jobs and pods, and carries out what `graft-operator-core` decides.
 //! All state is in the API server; this process may be killed at any time.
 
+mod gatekeeper;
 mod http;
 mod index;
 mod memory;
 mod pull;
 mod reconcile;
+mod tls;
+mod trial;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,9 +34,10 @@ use kube::{Api, Client, Resource, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use graft_operator::config::{LogFormat, OperatorConfig};
+use graft_operator::config::{LogFormat, OperatorConfig, Scrapers};
 use graft_operator::{GuardedJob, metrics};
 
+use crate::gatekeeper::Gatekeeper;
 use crate::index::Table;
 use crate::memory::Memory;
 use crate::reconcile::Context;
@@ -42,6 +46,9 @@ use crate::reconcile::Context;
 const PAGE: u32 = 50;
 
 fn main() -> anyhow::Result<()> {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "trial") {
+        return trial::main();
+    }
     let config = OperatorConfig::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -77,9 +84,12 @@ async fn run(config: OperatorConfig) -> anyhow::Result<()> {
 
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("listen on {}", config.listen))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, namespace = config.namespace, concurrency = config.concurrency(), "graft-operator starts");
-    let server = axum::serve(listener, http::router(http::Shared { context: context.clone(), store: store.clone() }))
-        .with_graceful_shutdown(stopped(stop.clone()));
-    let server = tokio::spawn(server.into_future());
+    let gatekeeper = match config.scrapers {
+        Scrapers::Anyone => None,
+        Scrapers::Authorized => Some(Gatekeeper::new(client.clone())),
+    };
+    let router = http::router(http::Shared { context: context.clone(), store: store.clone() }, gatekeeper);
+    let server = http::serve(listener, config.tls_folder.as_deref(), router, stopped(stop.clone()))?;
 
     let namespace = config.namespace.as_deref();
     tokio::spawn(follow_jobs(scoped(&client, namespace), context.clone()));

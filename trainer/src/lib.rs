@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod event;
 mod gate;
+pub mod generate;
 pub mod models;
 pub mod output;
 pub mod rank;

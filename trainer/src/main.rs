@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use graft_crds::Architecture;
 use graft_crds::contract::{ExitReason, TerminationSummary, TrainerConfig};
 use graft_torch::tch::{Cuda, Device, Kind, Tensor};
 use graft_trainer::agent::{self, AgentOptions, Serve};
 use graft_trainer::event::{Event, Failure};
-use graft_trainer::{output, rank};
+use graft_trainer::{generate, output, rank};
 
 /// Graft's trainer.
 #[derive(Parser)]
@@ -39,6 +40,14 @@ enum Task {
     Rank,
     /// Add two numbers on every device that is there, and say which these are
     Check,
+    /// Write generated data and fresh weights to try a cluster with
+    Generate {
+        /// The folder to write to
+        folder: PathBuf,
+        /// Number of phantom patients
+        #[arg(long, default_value_t = 20)]
+        patients: usize,
+    },
     /// Load a written model afresh and compare it with its stored predictions
     Verify {
         /// The folder with model.json
@@ -51,6 +60,14 @@ fn main() -> ExitCode {
         Task::Agent { config, index, termination_log } => supervise(&config, index, termination_log),
         Task::Rank => rank::main(),
         Task::Check => check(),
+        // The smallest architecture: what it learns does not matter.
+        Task::Generate { folder, patients } => match generate::write(&folder, 0, patients, Architecture::MobileNetV1x025) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(ExitReason::UserError.code())
+            }
+        },
         Task::Verify { model } => match output::verify(&model, |uri| graft_data::local_path(uri).to_path_buf()) {
             Ok(verified) => {
                 println!("{} images, largest difference {:.1e}", verified.images, verified.largest_difference);

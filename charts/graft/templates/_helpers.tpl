@@ -28,6 +28,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* The port speaks TLS or not; tokens are asked for over TLS only. */}}
+{{- define "graft.scheme" -}}
+{{- if and .Values.metrics.authorize (not .Values.metrics.tlsSecret) }}{{ fail "metrics.authorize needs metrics.tlsSecret: a token must not be seen" }}{{ end -}}
+{{- ternary "HTTPS" "HTTP" (ne .Values.metrics.tlsSecret "") -}}
+{{- end -}}
+
 {{- define "graft.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (ternary (include "graft.name" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
@@ -39,4 +45,75 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The policy is cluster-wide: its name has the namespace, so that two releases can live side by side. */}}
 {{- define "graft.admission" -}}
 {{- printf "%s-%s-transferjobs" .Release.Namespace .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Metadata of what exists for `helm test` alone: takes the context and the hook's weight. */}}
+{{- define "graft.test.hook" -}}
+labels:
+  app.kubernetes.io/name: graft-test
+  app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+  app.kubernetes.io/part-of: graft
+annotations:
+  helm.sh/hook: test
+  helm.sh/hook-weight: {{ index . 1 | quote }}
+  # What a failed test leaves can be read until the next.
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
+{{- define "graft.test.pod" -}}
+restartPolicy: Never
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{- define "graft.test.container" -}}
+resources:
+  requests:
+    cpu: 50m
+    memory: 128Mi
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end -}}
+
+{{- define "graft.test.job" -}}
+apiVersion: graft.dev/v1alpha1
+kind: TransferJob
+metadata:
+  generateName: {{ .name }}-
+  namespace: {{ .namespace }}
+spec:
+  image: {{ .image }}
+  backbone:
+    architecture: mobilenet_v1_025
+    weights: {uri: "file:///work/weights/fresh-mobilenet_v1_025.safetensors"}
+    preprocessing: {size: 32, fit: stretch}
+  data:
+    train: {uri: "file:///work/phantom", manifest: manifest.csv}
+    columns: {patient: patient, split: split}
+  fineTune: {epochs: 1}
+  workers: {resources: {requests: {cpu: 100m, memory: 256Mi}}}
+  output: {uri: "file:///work/model"}
+  volumes: {{ toJson .volumes }}
+  volumeMounts: {{ toJson .mounts }}
 {{- end -}}

@@ -32,3 +32,21 @@
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
+
+{{- define "graft.rules.scrapes" -}}
+# Whose token a scrape carries.
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+# Whether they may read /metrics.
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
+{{- end -}}
+
+{{- define "graft.rules.trial" -}}
+# The job of the test: made, looked at, and deleted.
+- apiGroups: [graft.dev]
+  resources: [transferjobs]
+  verbs: [create, get, delete]
+{{- end -}}

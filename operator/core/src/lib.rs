@@ -14,6 +14,7 @@ mod progress;
 mod quantity;
 mod rejected;
 mod restart;
+pub mod scraper;
 mod suspend;
 mod terminal;
 mod world;

@@ -2,170 +2,22 @@
 //! writes the status of pods, so every state can be reached at once and on purpose.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod bench;
+mod scrapes;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
-use graft_operator::access::{ACCESS, Seen};
-use graft_tests::cluster::{Cluster, Lifetime, Parts, can_run_node};
+use graft_crds::status::{FailureClass, Phase};
+use graft_operator::access::{ACCESS, Access, SCRAPES, Seen};
+use graft_tests::cluster::can_run_node;
 use graft_tests::observe::{Prometheus, check_metrics, queries};
-use graft_tests::scenario::{binary, free_port, http_get, install_crd, kubectl, restricted_namespace, status, wait_for, workspace};
+use graft_tests::scenario::{http_get, install_crd, status};
 use serde_json::{Value, json};
 
-const NAMESPACE: &str = "radiology";
-const OPERATOR: &str = "system:serviceaccount:graft-system:graft-operator";
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Bench {
-    cluster: Cluster,
-    folder: tempfile::TempDir,
-    /// The operator's, the same after a restart, so that one Prometheus sees it all.
-    port: u16,
-}
-
-/// The operator under its service account.
-struct Operator {
-    child: Child,
-    address: String,
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Bench {
-    fn start() -> Self {
-        let cluster = Cluster::start_with(Parts::ControlPlane, Lifetime::Owned).unwrap();
-        let bench = Self { cluster, folder: tempfile::tempdir().unwrap(), port: free_port().unwrap() };
-        bench.kubectl(&["create", "namespace", "graft-system"]);
-        bench.kubectl(&["apply", "-f", &workspace().join("operator/rbac.yaml").to_string_lossy()]);
-        restricted_namespace(&bench.cluster, NAMESPACE).unwrap();
-        bench
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        kubectl(&self.cluster, arguments).unwrap()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn operator(&self) -> Operator {
-        let token = self.kubectl(&["create", "token", "graft-operator", "-n", "graft-system"]);
-        let admin: Value = serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"])).unwrap();
-        let mut own = admin.clone();
-        own["users"][0]["user"] = json!({"token": token.trim()});
-        let kubeconfig = self.file("operator.kubeconfig");
-        fs::write(&kubeconfig, own.to_string()).unwrap();
-        let port = self.port;
-        let log = fs::File::options().create(true).append(true).open(self.file("operator.log")).unwrap();
-        let listen = format!("0.0.0.0:{port}");
-        let mut command = self.cluster.command(&binary("graft-operator").unwrap());
-        command.env("KUBECONFIG", &kubeconfig).args(["--trainer-image", "graft-trainer:test", "--listen", &listen]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Operator { child, address: format!("{}:{port}", self.cluster.address()) }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.file("operator.log")).unwrap_or_default()
-    }
-
-    fn apply(&self, name: &str, change: impl FnOnce(&mut Value)) -> Result<String, anyhow::Error> {
-        let mut job = json!({
-            "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {
-                "backbone": {"architecture": "resnet18", "weights": {"uri": "file:///data/r.pth"}},
-                "data": {"train": {"uri": "file:///data/train"}, "test": {"uri": "file:///data/test"}},
-                "workers": {"replicas": 2}, "recovery": {"backoffSeconds": 0}, "output": {"uri": "file:///data/out"}
-            }
-        });
-        change(&mut job);
-        let file = self.file(&format!("{name}.json"));
-        fs::write(&file, job.to_string()).unwrap();
-        kubectl(&self.cluster, &["apply", "-f", &file.to_string_lossy()])
-    }
-
-    fn until(&self, name: &str, done: impl Fn(&TransferJobStatus) -> bool) -> TransferJobStatus {
-        wait_for(&self.cluster, (NAMESPACE, name), PATIENCE, |_| {}, done).unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
-    }
-
-    fn until_phase(&self, name: &str, phase: Phase) -> TransferJobStatus {
-        self.until(name, |s| s.phase == Some(phase))
-    }
-
-    fn items(&self, kind: &str, job: &str) -> Vec<Value> {
-        let text = self.kubectl(&["get", kind, "-n", NAMESPACE, "-l", &format!("graft.dev/job={job}"), "-o", "json"]);
-        serde_json::from_str::<Value>(&text).unwrap()["items"].as_array().unwrap().clone()
-    }
-
-    /// The pods of the job that are not on their way out, as soon as there are so many.
-    fn pods(&self, job: &str, count: usize) -> Vec<String> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let pods = self.items("pods", job);
-            let live: Vec<_> = pods.iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null() && p["status"]["phase"] == "Pending").collect();
-            if live.len() == count {
-                return live.iter().map(|p| p["metadata"]["name"].as_str().unwrap().to_owned()).collect();
-            }
-            assert!(Instant::now() < until, "{} pods instead of {count}: {pods:#?}", live.len());
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn set(&self, pod: &str, phase: &str, state: &Value) {
-        let container = json!({"name": "trainer", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
-        let patch = json!({"status": {"phase": phase, "containerStatuses": [container]}}).to_string();
-        self.kubectl(&["patch", "pod", pod, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", &patch]);
-    }
-
-    fn run(&self, job: &str) -> Vec<String> {
-        let pods = self.pods(job, 2);
-        for pod in &pods {
-            self.set(pod, "Running", &json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
-        }
-        self.until_phase(job, Phase::Running);
-        pods
-    }
-
-    fn finish(&self, pods: &[String]) {
-        let message = json!({"exit": "Ok", "progress": {"stage": "evaluate", "epoch": 1, "epochs": 1, "step": 9, "percent": 100.0, "metrics": {"auroc": 0.9412}},
-                             "output": {"uri": "file:///data/out", "digest": "d1"}});
-        for pod in pods {
-            self.set(pod, "Succeeded", &terminated(0, &message.to_string()));
-        }
-    }
-
-    fn events(&self, job: &str) -> Vec<(String, String)> {
-        let text = self.kubectl(&["get", "events", "-n", NAMESPACE, "-o", "json"]);
-        let events: Value = serde_json::from_str(&text).unwrap();
-        let of_job = events["items"].as_array().unwrap().iter().filter(|e| e["involvedObject"]["name"] == job).cloned();
-        of_job.map(|e| (e["type"].as_str().unwrap().to_owned(), e["reason"].as_str().unwrap().to_owned())).collect()
-    }
-
-    /// Writes of the operator that are about this job, as the API server's audit log has them.
-    fn writes(&self, job: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.cluster.audit_log()).unwrap();
-        let lines = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-        let own = lines.filter(|e| e["user"]["username"] == OPERATOR && !matches!(e["verb"].as_str(), Some("get" | "list" | "watch")));
-        own.filter(|e| {
-            let name = e["objectRef"]["name"].as_str().unwrap_or_default();
-            name == job || name.starts_with(&format!("{job}-")) || name.starts_with(&format!("{job}."))
-        })
-        .map(|e| format!("{} {}/{}", e["verb"].as_str().unwrap_or_default(), e["objectRef"]["resource"], e["objectRef"]["subresource"]))
-        .collect()
-    }
-}
-
-fn terminated(code: i32, message: &str) -> Value {
-    json!({"terminated": {"exitCode": code, "reason": if code == 0 { "Completed" } else { "Error" }, "message": message, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:09Z"}})
-}
+use bench::{Bench, NAMESPACE, OPERATOR, Operator, PATIENCE, terminated};
 
 #[test]
 fn operator_against_a_control_plane() {
@@ -191,9 +43,11 @@ fn operator_against_a_control_plane() {
     metrics_are_served(&operator);
     panels_show_what_happened(&bench, &prometheus);
     series_vanish_with_the_job(&bench, &operator);
-    rights_are_what_is_used(&bench);
+    rights_are_what_is_used(&bench, &[ACCESS]);
     memory(&operator);
     stops_on_sigterm(operator);
+    scrapes::are_let_in_by_token(&bench);
+    rights_are_what_is_used(&bench, &[ACCESS, SCRAPES]);
 }
 
 fn not_ready_without_the_crd(bench: &Bench, operator: &Operator) {
@@ -424,7 +278,7 @@ fn series_vanish_with_the_job(bench: &Bench, operator: &Operator) {
 }
 
 /// Proof by audit log: the operator used every verb that its role grants, and no other.
-fn rights_are_what_is_used(bench: &Bench) {
+fn rights_are_what_is_used(bench: &Bench, tables: &[&[Access]]) {
     let text = fs::read_to_string(bench.cluster.audit_log()).unwrap();
     let mut used = BTreeSet::new();
     for event in text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter(|e| e["user"]["username"] == OPERATOR) {
@@ -439,8 +293,10 @@ fn rights_are_what_is_used(bench: &Bench) {
             use_of("create");
         }
     }
-    let granted: BTreeSet<_> = ACCESS
+    let granted: BTreeSet<_> = tables
         .iter()
+        .copied()
+        .flatten()
         .filter(|a| a.seen == Seen::Request)
         .flat_map(|a| a.resources.iter().flat_map(|r| a.verbs.iter().map(|v| (a.group.to_owned(), (*r).to_owned(), (*v).to_owned()))))
         .collect();
