@@ -20,7 +20,7 @@ pub fn run(job: &TransferJob) -> TerminationSummary {
     let bar = std::io::stderr().is_terminal().then(bar);
     let observer: Observer = match &bar {
         Some(bar) => draw(bar.clone()),
-        None => Box::new(print_line),
+        None => Box::new(|_, event| print_line(event)),
     };
     let options = AgentOptions { rank_command: vec![own, "rank".into()], serve: Serve::Off, termination_log: None, observer: Some(observer) };
     let summary = agent::run(config, 0, options);
@@ -64,7 +64,7 @@ fn bar() -> ProgressBar {
 }
 
 fn draw(bar: ProgressBar) -> Observer {
-    Box::new(move |event: &Event| match event {
+    Box::new(move |_, event| match event {
         Event::Progress(progress) => {
             bar.set_prefix(progress.stage.name());
             bar.set_position(position(progress.percent));

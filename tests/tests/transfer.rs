@@ -203,6 +203,19 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
     assert_eq!(numbers, (1..=EPOCHS).collect::<Vec<_>>(), "each epoch counts once");
     assert_eq!((rows[0][2], rows[rows.len() - 1][2]), ("0", end.attempt.to_string().as_str()), "the second attempt goes on from the checkpoint");
     site.verify("hurt");
+    logs_tell_attempts_apart(site, "hurt", end.attempt);
+}
+
+/// The last attempt's pods have its number as a label, and all that their ranks tell has it in the log.
+fn logs_tell_attempts_apart(site: &Site, job: &str, attempt: i32) {
+    let logs = site.kubectl(&["logs", "-n", NAMESPACE, "-l", &format!("graft.dev/job={job},graft.dev/attempt={attempt}"), "--tail=-1"]);
+    let told: Vec<Value> = logs.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for rank in 0..2 {
+        assert!(told.iter().any(|line| line["rank"] == rank && line["event"] == "progress"), "rank {rank} tells nothing:\n{logs}");
+    }
+    for line in told {
+        assert_eq!((&line["namespace"], &line["name"], &line["attempt"]), (&json!(NAMESPACE), &json!(job), &json!(attempt)), "{line}");
+    }
 }
 
 /// Every query of every panel gave data in the run, but for those about GPUs. `GRAFT_RECORD` names a folder for what they gave,

@@ -29,8 +29,8 @@ pub enum Serve {
     Off,
 }
 
-/// Called with each event of each rank.
-pub type Observer = Box<dyn FnMut(&Event) + Send>;
+/// Called with the number of a rank and what it tells.
+pub type Observer = Box<dyn FnMut(u32, &Event) + Send>;
 
 /// How an agent works on this machine.
 pub struct AgentOptions {
@@ -166,7 +166,7 @@ impl Agent {
             board.record(rank, &event);
         }
         if let Some(observer) = &mut self.observer {
-            observer(&event);
+            observer(rank, &event);
         }
         match event {
             Event::Failed(failure) => self.failures.push(failure),

@@ -1,7 +1,7 @@
 //! What a rank process tells its agent, one JSON object per line on its standard output, and how an agent starts it. The
 //! log for people goes to standard error.
 
-use graft_crds::contract::{ExitReason, OutputRef, Progress, TrainerConfig, TrainerFailure};
+use graft_crds::contract::{ExitReason, OutputRef, Progress, RunIdentity, TrainerConfig, TrainerFailure};
 use graft_trainer_core::report::HistoryRow;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,23 @@ pub enum Event {
     Failed(TrainerFailure),
     /// The model is written.
     Output(OutputRef),
+}
+
+impl Event {
+    /// A line of the pod's log: the event, and whose it is, so that the logs of all attempts of a job can lie in one place.
+    #[must_use]
+    pub fn line(&self, run: &RunIdentity, rank: u32) -> String {
+        let mut line = serde_json::to_value(self).unwrap_or_default();
+        if let Some(fields) = line.as_object_mut() {
+            fields.insert("namespace".into(), run.namespace.as_str().into());
+            fields.insert("name".into(), run.name.as_str().into());
+            fields.insert("run".into(), run.id.as_str().into());
+            // Rows of the history and failures name these themselves.
+            fields.entry("attempt").or_insert(run.attempt.into());
+            fields.entry("rank").or_insert(rank.into());
+        }
+        line.to_string()
+    }
 }
 
 /// How gradients went to the other ranks in the steps so far, of which torch measures the first ten and then one of a hundred.
@@ -165,3 +182,19 @@ impl From<crate::weights::WeightsError> for Failure {
 }
 
 use graft_torch::tch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_whose_it_is_and_is_still_the_event() {
+        let run = RunIdentity { namespace: "radiology".into(), name: "lung-ct".into(), id: "lung-ct-1".into(), attempt: 2 };
+        let event = Event::Log { message: "hello".into() };
+        let line = event.line(&run, 3);
+        let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let own = serde_json::json!({"event": "log", "message": "hello", "namespace": "radiology", "name": "lung-ct", "run": "lung-ct-1", "attempt": 2, "rank": 3});
+        assert_eq!(fields, own);
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+}

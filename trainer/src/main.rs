@@ -107,9 +107,12 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
                 rank_command: vec![own, "rank".into()],
                 serve: Serve::On,
                 termination_log,
-                observer: Some(Box::new(|event: &Event| match event {
-                    Event::Step(_) | Event::Exchange(_) => {}
-                    other => println!("{}", serde_json::to_string(other).unwrap_or_default()),
+                observer: Some(Box::new({
+                    let run = config.run.clone();
+                    move |rank, event| match event {
+                        Event::Step(_) | Event::Exchange(_) => {}
+                        other => println!("{}", other.line(&run, rank)),
+                    }
                 })),
             };
             agent::run(config, index, options)
