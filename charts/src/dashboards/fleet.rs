@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::Choice;
 use super::panel::{Row, Shape, lines, quantile_of_hour};
+use super::{Choice, done};
 
 pub(super) fn dashboard() -> Value {
     let rows = [
@@ -129,8 +129,8 @@ pub(super) fn dashboard() -> Value {
                 lines(
                     "Progress",
                     "percentunit",
-                    "Share of each job that is done; of jobs that are not over.",
-                    &[("sort_desc(graft_job_progress_ratio{namespace=~\"$namespace\"})", "")],
+                    "Share of each job that is done; of jobs that did not fail.",
+                    &[(&format!("sort_desc({})", done("{namespace=~\"$namespace\"}")), "")],
                 )
                 .shape(Shape::Table),
                 lines(

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::Choice;
 use super::panel::{Row, Shape, lines};
+use super::{Choice, done};
 
 /// Series that the operator has of the job.
 const OWN: &str = "{namespace=~\"$namespace\", transferjob=\"$transferjob\"}";
@@ -29,7 +29,7 @@ pub(super) fn dashboard() -> Value {
             title: "State",
             panels: vec![
                 lines("Phase", "none", "The phase that the job is in.", &[(&own("graft_job_phase"), "{{phase}}")]).shape(Shape::Name),
-                lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&own("graft_job_progress_ratio"), "done")]).shape(Shape::Number),
+                lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&done(OWN), "done")]).shape(Shape::Number),
                 lines("Result", "none", "The first of the metrics that the job was asked for.", &[(&own("graft_job_headline"), "{{metric}}")]).shape(Shape::Number),
                 lines("Restarts", "none", "How often the gang was started again in this run.", &[(&format!("sum by (cause) ({})", own("graft_job_restarts_total")), "{{cause}}")])
                     .shape(Shape::Number)
@@ -47,7 +47,7 @@ pub(super) fn dashboard() -> Value {
         Row {
             title: "Training",
             panels: vec![
-                lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&own("graft_job_progress_ratio"), "done")]),
+                lines("Progress", "percentunit", "Share of the whole job that is done.", &[(&done(OWN), "done")]),
                 lines(
                     "Loss",
                     "none",

@@ -43,6 +43,12 @@ impl Choice {
     }
 }
 
+/// Share of jobs that is done, chosen by `labels`. The operator has it of jobs that are not over, and a job that succeeded is done.
+fn done(labels: &str) -> String {
+    let over = format!("graft_job_phase{}, phase=\"Succeeded\"}}", labels.trim_end_matches('}'));
+    format!("(graft_job_progress_ratio{labels} or on (namespace, transferjob) sum without (phase) ({over} == 1))")
+}
+
 fn dashboard(uid: &str, title: &str, description: &str, choices: &[Choice], rows: &[Row]) -> Value {
     let source = json!({"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "refresh": 1});
     let variables: Vec<Value> = std::iter::once(source).chain(choices.iter().map(|c| c.variable())).collect();
