@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::cluster::run;
@@ -34,7 +34,10 @@ const PROMETHEUS_OPERATOR: Module =
     Module { path: "github.com/prometheus-operator/prometheus-operator", version: "v0.85.0", sum: "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=" };
 
 /// Raised when the files are made in another way.
-const FORM: &str = "1";
+const FORM: &str = "2";
+
+/// Where a schema refers to.
+const DEFINITIONS: &str = "#/definitions/";
 
 const fn kubernetes(version: &'static str, sum: &'static str) -> Module {
     Module { path: "k8s.io/kubernetes", version, sum }
@@ -89,11 +92,13 @@ fn make(scratch: &Path) -> Result<()> {
         let definitions = document["definitions"].as_object_mut().context("an OpenAPI document without definitions")?;
         for (name, definition) in definitions.iter_mut() {
             strict(name, definition);
+        }
+        for (name, definition) in definitions.iter() {
             for kind in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
-                fs::write(folder.join(file(kind)), json!({"$ref": format!("definitions.json#/definitions/{name}")}).to_string())?;
+                let schema = json!({"$ref": format!("{DEFINITIONS}{name}"), "definitions": needed(name, definitions)});
+                fs::write(folder.join(file(kind)), schema.to_string())?;
             }
         }
-        fs::write(folder.join("definitions.json"), json!({"definitions": definitions}).to_string())?;
     }
     let folder = made.join("more");
     fs::create_dir(&folder)?;
@@ -108,6 +113,31 @@ fn make(scratch: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A definition and all that it refers to: kubeconform reads what it compiles once for each kind, so files are small.
+fn needed(name: &str, definitions: &Map<String, Value>) -> Map<String, Value> {
+    let mut found = Map::new();
+    let mut open = vec![name.to_owned()];
+    while let Some(name) = open.pop() {
+        if let (Some(definition), false) = (definitions.get(&name), found.contains_key(&name)) {
+            references(definition, &mut open);
+            found.insert(name, definition.clone());
+        }
+    }
+    found
+}
+
+fn references(schema: &Value, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(fields) => {
+            let name = fields.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix(DEFINITIONS));
+            found.extend(name.map(str::to_owned));
+            fields.values().for_each(|inner| references(inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// The module's folder in a module cache that goes with `scratch`: a Kubernetes takes 120 MB, and one file of it is wanted.
@@ -141,6 +171,7 @@ fn strict(name: &str, schema: &mut Value) {
         }
         return;
     };
+    fields.remove("description");
     if fields.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
         fields.remove("type");
     }
