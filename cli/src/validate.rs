@@ -1,6 +1,6 @@
 //! `graft validate`: everything that can be known before training. Labels, splits, patients, every image, and whether the
-//! weights and the names of unfrozen layers fit the architecture; nothing is written, but weights from the network are kept in the user's
-//! cache folder.
+//! weights and the names of unfrozen layers fit the architecture; nothing is written, but what comes from the network is kept in the
+//! user's cache folder.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use graft_torch::tch::Device;
 use graft_trainer::event::Failure;
 use graft_trainer::models;
 use graft_trainer::rank::padding;
+use graft_trainer::remote;
 use graft_trainer::weights::{self, HeadPolicy};
 
 /// A failure of the data, with every place of every finding.
@@ -33,7 +34,8 @@ pub fn data_failure(error: &DataError) -> TrainerFailure {
 /// The first group of problems, as the trainer would report it, but with every place.
 pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     let seed = spec.fine_tune.as_ref().map_or(0, |f| u64::from(f.seed.unsigned_abs()));
-    let dataset = Dataset::load(&spec.data, &spec.task, seed).map_err(|e| data_failure(&e))?;
+    let data = remote::local(&spec.data, &cache("data"), "", |line| println!("{line}")).map_err(|failure| failure.of_rank(None))?;
+    let dataset = Dataset::load(&data, &spec.task, seed).map_err(|e| data_failure(&e))?;
     let world = usize::try_from(spec.workers.world_size()).unwrap_or(1);
     dataset.check_world(world).map_err(|e| data_failure(&e))?;
     print_counts(&dataset);
@@ -68,11 +70,12 @@ fn print_counts(dataset: &Dataset) {
     println!("{:<width$} {:>10} {:>10} {:>10}", "all", counts[0], counts[1], counts[2]);
 }
 
-/// Where downloaded weights stay: the user's cache folder.
-fn cache() -> PathBuf {
+/// Where downloads of a kind stay: the user's cache folder.
+pub fn cache(kind: &str) -> PathBuf {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let caches = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache"))).unwrap_or_else(std::env::temp_dir);
-    caches.join("graft/weights")
+    let folder = caches.join("graft").join(kind);
+    std::path::absolute(&folder).unwrap_or(folder)
 }
 
 fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFailure> {
@@ -80,7 +83,7 @@ fn check_weights(spec: &TransferJobSpec, classes: usize) -> Result<(), TrainerFa
     let failed = |failure: Failure| failure.of_rank(None);
     let classes = i64::try_from(classes).unwrap_or(i64::MAX);
     let mut model = models::build(architecture, classes, padding(&spec.backbone), Device::Cpu, 0).map_err(|e| failed(e.into()))?;
-    let path = weights::locate(&source.uri, source.sha256.as_deref(), &cache(), |line| println!("{line}")).map_err(|e| failed(e.into()))?;
+    let path = weights::locate(&source.uri, source.sha256.as_deref(), &cache("weights"), |line| println!("{line}")).map_err(|e| failed(e.into()))?;
     let loaded = weights::load(&path, source.sha256.as_deref()).map_err(|e| failed(e.into()))?;
     let report = weights::apply(&mut model, &loaded, HeadPolicy::Drop).map_err(|e| failed(e.into()))?;
     println!(

@@ -6,7 +6,8 @@ mod common;
 
 use std::fs;
 
-use common::{Run, Site, graft};
+use common::{Run, Site, command, graft};
+use graft_tests::object_store::ObjectStore;
 use serde_json::{Value, json};
 
 /// Beside the phantom's manifest, the same images with two findings: `lists.csv` as ChestX-ray14 has them, `columns.csv` as CheXpert.
@@ -243,6 +244,8 @@ fn each_snippet_of_the_documentation_reads_what_is_laid_out_so() {
     fs::write(site.path("data/covid-ct/manifest.csv"), covid).unwrap();
     fs::write(site.path("data/chest-xray14/entries.csv"), chest).unwrap();
     fs::write(site.path("data/lesions/volumes.csv"), volumes).unwrap();
+    let store = ObjectStore::start("scans").unwrap();
+    store.put(&site.path("data/covid-ct"), "scans/covid-ct").unwrap();
     let snippets = snippets("data.md", "yaml");
     assert!(snippets.len() >= 4, "{}", snippets.len());
     let mount = format!("/data={}", site.path("data").display());
@@ -256,7 +259,9 @@ fn each_snippet_of_the_documentation_reads_what_is_laid_out_so() {
             }
             merge(&mut job["spec"], over);
         });
-        let run = Run::of(graft(&["validate", &job.to_string_lossy(), "--mount", &mount]));
+        let mut validate = command(&["validate", &job.to_string_lossy(), "--mount", &mount]);
+        validate.envs(store.variables()).env("XDG_CACHE_HOME", site.path("cache"));
+        let run = Run::of(validate.output().unwrap());
         assert_eq!(run.code, Some(0), "{snippet}\n{}{}", run.stdout, run.stderr);
         assert!(run.stdout.contains("60 images decode"), "{snippet}\n{}", run.stdout);
     }

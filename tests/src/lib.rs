@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod lab;
+pub mod object_store;
 pub mod observe;
 pub mod oci;
 pub mod programs;

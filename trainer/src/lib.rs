@@ -9,7 +9,7 @@ pub mod generate;
 pub mod models;
 pub mod output;
 pub mod rank;
-pub(crate) mod remote;
+pub mod remote;
 mod serve;
 pub mod storage;
 pub mod weights;

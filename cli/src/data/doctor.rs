@@ -7,11 +7,13 @@ use graft_crds::contract::TrainerFailure;
 use graft_crds::spec::{Data, Task};
 use graft_data::doctor::{self, Report};
 use graft_data::{Dataset, Reading, inspect};
+use graft_trainer::remote;
 use serde_json::Value;
 
 use super::{Form, data_failure, here, json};
 use crate::job::{self, spec_failure};
 use crate::mounts::{self, Mount};
+use crate::validate::cache;
 
 /// Examine and print.
 ///
@@ -36,6 +38,7 @@ fn of_job(path: &Path, mounts: &[Mount]) -> Result<(Data, Task, u64), TrainerFai
     let mut job = job::read(path)?;
     mounts::apply(&mut job.spec, mounts);
     let TransferJobSpec { data, task, fine_tune, .. } = job.spec;
+    let data = remote::local(&data, &cache("data"), "", |line| eprintln!("{line}")).map_err(|failure| failure.of_rank(None))?;
     Ok((data, task, fine_tune.map_or(0, |f| u64::from(f.seed.unsigned_abs()))))
 }
 

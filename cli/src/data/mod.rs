@@ -74,6 +74,10 @@ impl Data {
 
 /// The absolute path that a URI or a path names.
 fn here(uri: &str) -> Result<PathBuf, TrainerFailure> {
+    if uri.starts_with("s3://") {
+        let text = format!("{uri}: folders and files of this machine are read here; name the prefix in a job, and see `graft validate`");
+        return Err(spec_failure("FileNotReadable", text));
+    }
     let path: &Path = graft_data::local_path(uri);
     std::path::absolute(path).map_err(|error| spec_failure("FileNotReadable", format!("{uri}: {error}; name a folder or a file")))
 }

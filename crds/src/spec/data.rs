@@ -102,8 +102,8 @@ pub enum Duplicates {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DataSet {
-    /// The folder, as `file:///absolute/path`. Without a manifest it holds one folder per class.
-    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^file:///.+$"))]
+    /// The folder, as `file:///absolute/path` or `s3://BUCKET/PREFIX`. Without a manifest it holds one folder per class.
+    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|s3://[^/]+(/.*)?)$"))]
     pub uri: String,
     /// A CSV file in that folder, with a header; its paths are relative to the folder. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,9 +120,9 @@ pub struct Validation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("double(self) > 0.0 && double(self) < 0.9", "spec.data.validation.fraction must lie between 0 and 0.9"))]
     pub fraction: Option<Decimal>,
-    /// A folder of its own, as `file:///absolute/path`. Default: none.
+    /// A folder of its own, as `file:///absolute/path` or `s3://BUCKET/PREFIX`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^file:///.+$"))]
+    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|s3://[^/]+(/.*)?)$"))]
     pub uri: Option<String>,
     /// A CSV file in that folder. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]

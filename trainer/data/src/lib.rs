@@ -26,4 +26,5 @@ pub use dataset::{Dataset, Sample, Split};
 pub use decode::{DecodeError, Geometry, Limits, Reading, decode, fit};
 pub use error::{DataError, Finding, Reason, nearest, pseudonym};
 pub use loader::{DecodeCache, FileDigest, Loader, data_digest};
-pub use source::{EXTENSIONS, local_path, locate};
+pub use phi::shows_person;
+pub use source::{EXTENSIONS, local_path, locate, named, named_as_image};

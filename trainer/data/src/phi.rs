@@ -93,6 +93,12 @@ pub(crate) fn path(key: &str) -> Option<Personal> {
     PATTERNS.get(first).map(|(kind, _)| *kind)
 }
 
+/// Whether a path looks like it is made from personal data, and should not be shown.
+#[must_use]
+pub fn shows_person(key: &str) -> bool {
+    path(key).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Reads one source, class folders or a CSV manifest, into records. It assumes nothing about the files it lists and
 //! never opens an image; everything that is wrong becomes a finding, and reading goes on where it can.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -82,12 +82,39 @@ pub fn locate(root: &Path, key: &str) -> (PathBuf, Option<u32>) {
 
 /// Whether a file is an image by its name; one without an extension, as an archive names them, if it begins as DICOM.
 pub(crate) fn is_image(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    match name.rsplit_once('.') {
-        Some((_, "gz")) => nifti::named(&name),
-        Some((_, extension)) => EXTENSIONS.contains(&extension),
-        None => is_dicom(path),
+    by_name(&path.file_name().unwrap_or_default().to_string_lossy()).unwrap_or_else(|| is_dicom(path))
+}
+
+/// What the extension of a file's name says; none where it has none.
+fn by_name(name: &str) -> Option<bool> {
+    let name = name.to_lowercase();
+    name.rsplit_once('.').map(|(_, extension)| if extension == "gz" { nifti::named(&name) } else { EXTENSIONS.contains(&extension) })
+}
+
+/// Whether a path can be an image's, by its name alone.
+#[must_use]
+pub fn named_as_image(key: &str) -> bool {
+    by_name(key.rsplit('/').next().unwrap_or(key)).unwrap_or(true)
+}
+
+/// The files that column `input` of a manifest names, as it names them and without the numbers of slices; none where there is no such
+/// column or the manifest cannot be read, which [`crate::Dataset::load`] tells.
+#[must_use]
+pub fn named(manifest: &Path, input: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let Ok(mut reader) = csv::ReaderBuilder::new().flexible(true).from_path(manifest) else { return names };
+    let column = reader.headers().ok().and_then(|header| header.iter().position(|name| name.trim() == input));
+    let Some(column) = column else { return names };
+    for row in reader.into_records().map_while(Result::ok) {
+        let name = row.get(column).unwrap_or_default().trim();
+        if let Some((file, slice)) = name.rsplit_once('#')
+            && slice.parse::<u32>().is_ok()
+        {
+            names.insert(file.to_owned());
+        }
+        names.insert(name.to_owned());
     }
+    names
 }
 
 /// Whether a file begins as DICOM.

@@ -4,17 +4,17 @@
 use std::collections::BTreeSet;
 
 use graft_crds::contract::ExitReason;
-use graft_crds::spec::BadInput;
+use graft_crds::spec::{BadInput, Data};
 use graft_data::doctor::{self, Fingerprint, Report};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
 use super::inputs::Unit;
-use super::{Normaliser, Rank, Recipe, inputs};
-use crate::event::Failure;
-use crate::models;
+use super::{Normaliser, Rank, Recipe, inputs, say};
+use crate::event::{Event, Failure};
 use crate::weights::{self, HeadPolicy};
+use crate::{models, remote};
 
 /// Bytes of decoded images that each rank keeps; larger data sets are decoded again in each epoch.
 const CACHE: usize = 1 << 30;
@@ -25,6 +25,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let seed = rank.config.fine_tune.as_ref().map_or(0, |f| u64::try_from(f.seed).unwrap_or(0));
     let normaliser = Normaliser::resolve(&backbone)?;
     let geometry = Geometry::resolve(backbone.architecture, backbone.preprocessing.as_ref())?;
+    rank.config.data = local_data(rank)?;
     let mut dataset = Dataset::load(&rank.config.data, &rank.config.task, seed)?;
     dataset.check_world(rank.world)?;
 
@@ -72,6 +73,19 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
     let unit = Unit::of(&dataset);
     Ok(Recipe { model, dataset, loader, report, geometry, normaliser, padding, unit, weights_digest: weights.digest, data_digest, seed })
+}
+
+/// The job's data; what lies in an object store is fetched into the output first.
+fn local_data(rank: &Rank) -> Result<Data, Failure> {
+    let data = &rank.config.data;
+    if !remote::is_remote(data) {
+        return Ok(data.clone());
+    }
+    // A number of rank 0's, by which all ranks know the copy that one of them makes.
+    let number = getrandom::u64().unwrap_or_else(|_| std::process::id().into()).cast_signed();
+    let numbers = rank.gather(&Tensor::from_slice(&[number]).f_to_device(rank.device)?, rank.world)?;
+    let attempt = format!("{:016x}", numbers.f_int64_value(&[0])?);
+    remote::local(data, &rank.output.join(".graft/data"), &attempt, |message| say(&Event::Log { message }))
 }
 
 /// The doctor judges all images, on rank 0 alone, which gets its report. What it refuses, all ranks must refuse.

@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::RemoteError;
+use super::{CONNECTIONS, RemoteError};
 
 /// A client that respects the proxies of the environment and trusts the certificates of this PEM file instead of the system's; `loopback`
 /// lets it reach this very machine.
@@ -31,6 +31,7 @@ pub(crate) fn agent(certificates: Option<String>, loopback: bool) -> Result<ureq
     let config = ureq::Agent::config_builder()
         .tls_config(tls.build())
         .http_status_as_error(false)
+        .max_idle_connections_per_host(CONNECTIONS)
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_recv_response(Some(Duration::from_secs(60)))
         .timeout_per_read(Some(Duration::from_secs(60)));

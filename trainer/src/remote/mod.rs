@@ -2,6 +2,8 @@
 //! speak S3. Nothing here shows a secret: not a token, not a key, not the signature of an address.
 
 mod guard;
+mod index;
+mod mirror;
 mod s3;
 
 use std::fs::{self, File, OpenOptions};
@@ -10,8 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use guard::{agent, on_loopback};
+pub use mirror::{is_remote, local};
 pub(crate) use s3::Store;
 
+/// Files that are fetched at once: small ones wait for the server more than for the line.
+const CONNECTIONS: usize = 8;
 /// Tries until a download makes no more progress, and the pause before the first repetition.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,6 +44,48 @@ pub(crate) enum RemoteError {
 
 fn unreachable(why: String, permanent: bool) -> RemoteError {
     RemoteError::Unreachable { why, permanent }
+}
+
+fn denied(status: u16) -> RemoteError {
+    let why = format!(
+        "HTTP {status}: the server wants credentials; for hf:// put a token into HF_TOKEN, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from a Secret, into spec.env"
+    );
+    unreachable(why, true)
+}
+
+/// What went wrong, without the address, whose query may be a secret.
+fn plain(error: &ureq::Error, url: &str) -> String {
+    error.to_string().replace(url, shown(url))
+}
+
+/// The text at an address, asked for again while that may help.
+///
+/// # Errors
+/// `Unreachable`.
+fn text(agent: &ureq::Agent, url: &str) -> Result<String, RemoteError> {
+    let attempt = || -> Result<Result<String, String>, RemoteError> {
+        let mut response = match agent.get(url).call() {
+            Ok(response) => response,
+            Err(ureq::Error::Io(error)) if error.kind() == ErrorKind::PermissionDenied => return Err(unreachable(error.to_string(), true)),
+            Err(error) => return Ok(Err(plain(&error, url))),
+        };
+        match response.status().as_u16() {
+            200 => Ok(response.body_mut().read_to_string().map_err(|error| plain(&error, url))),
+            status @ (401 | 403) => Err(denied(status)),
+            status @ (404 | 410) => Err(unreachable(format!("HTTP {status}: the server does not have it"), true)),
+            status @ (429 | 500..) => Ok(Err(format!("HTTP {status}"))),
+            status => Err(unreachable(format!("HTTP {status}"), true)),
+        }
+    };
+    let mut again = 0;
+    loop {
+        match attempt()? {
+            Ok(text) => return Ok(text),
+            Err(why) if again + 1 >= TRIES => return Err(unreachable(why, false)),
+            Err(_) => std::thread::sleep(PAUSE * 2u32.pow(again)),
+        }
+        again += 1;
+    }
 }
 
 /// An environment variable that is set to something.
@@ -110,7 +157,7 @@ impl Download<'_> {
         let mut response = match request.call() {
             Ok(response) => response,
             Err(ureq::Error::Io(error)) if error.kind() == ErrorKind::PermissionDenied => return Err(unreachable(error.to_string(), true)),
-            Err(error) => return Ok(Try::Broken(self.plain(&error))),
+            Err(error) => return Ok(Try::Broken(plain(&error, self.url))),
         };
         let status = response.status().as_u16();
         let io = |source| RemoteError::Io { path: partial.to_owned(), source };
@@ -125,12 +172,7 @@ impl Download<'_> {
                 fs::remove_file(partial).map_err(io)?;
                 return Ok(Try::Broken("the server has a shorter file".into()));
             }
-            401 | 403 => {
-                let why = format!(
-                    "HTTP {status}: the server wants credentials; for hf:// put a token into HF_TOKEN, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from a Secret, into spec.env"
-                );
-                return Err(unreachable(why, true));
-            }
+            401 | 403 => return Err(denied(status)),
             404 | 410 => return Err(unreachable(format!("HTTP {status}: the server does not have it"), true)),
             412 => {
                 let _ = fs::remove_file(partial);
@@ -156,11 +198,6 @@ impl Download<'_> {
             }
             file.write_all(&buffer[..n]).map_err(io)?;
         }
-    }
-
-    /// What went wrong, without the address, whose query may be a secret.
-    fn plain(&self, error: &ureq::Error) -> String {
-        error.to_string().replace(self.url, shown(self.url))
     }
 }
 

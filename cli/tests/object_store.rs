@@ -1,0 +1,126 @@
+//! Data in an object store: a real S3 server on loopback, and the same jobs as on files of the disk.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Run, Site, command};
+use graft_tests::object_store::{ObjectStore, SECRET_KEY};
+use serde_json::Value;
+
+struct Place {
+    site: Site,
+    store: ObjectStore,
+}
+
+impl Place {
+    fn new() -> Self {
+        let (site, store) = (Site::new(), ObjectStore::start("scans").unwrap());
+        store.put(&site.path("phantom"), "scans/lung/phantom").unwrap();
+        Self { site, store }
+    }
+
+    /// `graft TASK` of a job whose data lies in the store, with what this changes in the environment.
+    fn graft(&self, task: &str, job: &Path, more: &[(&str, &str)]) -> Run {
+        let mut command = command(&[task, &job.to_string_lossy()]);
+        command.envs(self.store.variables()).env("XDG_CACHE_HOME", self.site.path("cache")).envs(more.iter().copied());
+        let run = Run::of(command.output().unwrap());
+        for text in [&run.stdout, &run.stderr] {
+            assert!(!text.contains(SECRET_KEY) && !text.contains("Signature"), "{text}");
+        }
+        run
+    }
+
+    fn job(&self, name: &str, uri: &str) -> PathBuf {
+        self.site.job(name, |job| job["spec"]["data"]["train"]["uri"] = uri.into())
+    }
+
+    /// Objects that were read since this was last asked.
+    fn read(&self) -> Vec<String> {
+        let mut read: Vec<String> = self.store.asked().into_iter().filter_map(|line| Some(line.strip_prefix("GetObject ")?.to_owned())).collect();
+        read.sort();
+        read
+    }
+}
+
+#[test]
+fn a_job_is_the_same_whether_its_data_is_a_folder_or_a_prefix() {
+    let place = Place::new();
+    let images = fs::read_to_string(place.site.path("phantom/manifest.csv")).unwrap().lines().count() - 1;
+    // What no row names stays where it is.
+    fs::write(place.store.folder().join("scans/lung/phantom/archive.zip"), b"not asked for").unwrap();
+    let job = place.job("remote", "s3://scans/lung/phantom");
+    let remote = place.graft("validate", &job, &[]);
+    assert_eq!(remote.code, Some(0), "{}\n{}", remote.stdout, remote.stderr);
+    let local = Run::of(common::graft(&["validate", &place.site.job("local", |_| ()).to_string_lossy()]));
+    let own: Vec<&str> = remote.stdout.lines().filter(|line| !line.starts_with("data: ")).collect();
+    assert_eq!(own, local.stdout.lines().collect::<Vec<_>>());
+    assert!(remote.stdout.contains(&format!("data: fetching {images} of {images} objects")), "{}", remote.stdout);
+    assert_eq!(place.read().len(), images + 1, "the manifest and each image, once");
+
+    let again = place.graft("validate", &job, &[]);
+    assert_eq!((again.code, place.read()), (Some(0), vec![]), "{}", again.stdout);
+
+    // One object is another, one is gone.
+    let folder = place.store.folder().join("scans/lung/phantom");
+    let rows: Vec<String> =
+        fs::read_to_string(folder.join("manifest.csv")).unwrap().lines().map(|row| row.split(',').next().unwrap().to_owned()).collect();
+    fs::copy(folder.join(&rows[2]), folder.join(&rows[1])).unwrap();
+    fs::remove_file(folder.join(&rows[3])).unwrap();
+    let changed = place.graft("validate", &job, &[]);
+    assert_eq!(changed.code, Some(65), "{}\n{}", changed.stdout, changed.stderr);
+    let said = format!("{}{}", changed.stdout, changed.stderr);
+    assert!(said.contains("1 image files do not exist") && said.contains(&rows[3]), "{said}");
+    assert_eq!(place.read(), [format!("/scans/lung/phantom/{}", rows[1])]);
+}
+
+#[test]
+fn ranks_train_on_class_folders_of_a_store() {
+    let place = Place::new();
+    let mut rows = csv::Reader::from_path(place.site.path("phantom/manifest.csv")).unwrap();
+    for row in rows.records().map(Result::unwrap) {
+        let split = if &row[2] == "test" { "test" } else { "train" };
+        let target = place.store.folder().join("scans/folders").join(split).join(&row[1]).join(row[0].replace('/', "-"));
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(place.site.path("phantom").join(&row[0]), target).unwrap();
+    }
+    let job = place.site.job("trained", |job| {
+        job["spec"]["data"] = serde_json::json!({
+            "train": {"uri": "s3://scans/folders/train/"}, "test": {"uri": "s3://scans/folders/test"}, "patientFrom": "file"
+        });
+        job["spec"]["fineTune"]["epochs"] = 1.into();
+        job["spec"]["head"]["epochs"] = 2.into();
+    });
+    let run = place.graft("run", &job, &[]);
+    assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
+    let read = place.read();
+    assert_eq!(read.len(), 60, "once for both ranks");
+    let index = fs::read_dir(place.site.path("trained/.graft/data")).unwrap().map(|entry| entry.unwrap().path().join("index.csv"));
+    let rows: Vec<String> = index.flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    assert!(rows.len() == 60 && rows.iter().all(|row| row.rsplit(',').next().is_some_and(|digest| digest.len() == 64)), "{rows:?}");
+    let summary: Value = run.summary();
+    assert!(summary["output"]["uri"].as_str().is_some_and(|uri| uri.ends_with("/trained")), "{summary}");
+}
+
+#[test]
+fn what_cannot_be_had_is_said_plainly() {
+    let place = Place::new();
+    let said = |uri: &str, more: &[(&str, &str)]| {
+        let run = place.graft("validate", &place.job("wrong", uri), more);
+        (run.code, format!("{}{}", run.stdout, run.stderr))
+    };
+    let (code, text) = said("s3://scans/lung/nothing", &[]);
+    assert!(code == Some(65) && text.contains("spec.data.train: s3://scans/lung/nothing: holds no object"), "{text}");
+    let (code, text) = said("s3://scans/lung", &[]);
+    assert!(code == Some(65) && text.contains("there is no \"manifest.csv\""), "{text}");
+    let (code, text) = said("s3://scans/lung/phantom", &[("AWS_SECRET_ACCESS_KEY", "wrong")]);
+    assert!(code == Some(65) && text.contains("HTTP 403") && text.contains("spec.env"), "{text}");
+    let (code, text) = said("s3://elsewhere/lung", &[]);
+    assert!(code == Some(65) && text.contains("spec.data.train: s3://elsewhere/lung: "), "{text}");
+    let (code, text) = said("s3://scans/lung/phantom", &[("AWS_ENDPOINT_URL_S3", "http://169.254.169.254")]);
+    assert!(code == Some(65) && text.contains("metadata service"), "{text}");
+    let (code, text) = said("s3:///phantom", &[]);
+    assert!(code == Some(64) && text.contains("spec.data.train.uri"), "{text}");
+}
