@@ -65,9 +65,11 @@ pub fn goldens() -> Result<()> {
     }
     run::step("run tests/reference/reference.py", || run::through(&mut script))?;
     if let Some(data) = machine::real_data() {
-        let mut script = Command::new(python);
-        script.arg(folder.join("medical.py")).arg(data);
-        run::step("run tests/reference/medical.py", || run::through(&mut script))?;
+        for name in ["medical.py", "series.py"] {
+            let mut script = Command::new(&python);
+            script.arg(folder.join(name)).arg(&data);
+            run::step(&format!("run tests/reference/{name}"), || run::through(&mut script))?;
+        }
     }
     eprintln!("── {}: `git diff --stat` shows what changed", folder.display());
     Ok(())

@@ -5,8 +5,12 @@ use std::path::Path;
 
 use graft_crds::contract::TrainerFailure;
 use graft_data::inspect::{self, Inspection};
+use graft_data::series::Series;
 
 use super::{Form, data_failure, json};
+
+/// So many series are shown as text.
+const SERIES: usize = 20;
 
 /// Inspect and print.
 ///
@@ -33,12 +37,28 @@ fn text(seen: &Inspection) -> String {
     splits.sort_by_key(|split| usual.iter().position(|name| name == split).unwrap_or(usual.len()));
     let width = seen.counts.keys().map(|class| class.chars().count()).max().unwrap_or(0).max(5);
     let head: String = splits.iter().map(|split| format!(" {split:>10}")).collect();
-    lines.push(format!("{:<width$}{head}", "class"));
+    if !seen.counts.is_empty() {
+        lines.push(format!("{:<width$}{head}", "class"));
+    }
     for (class, counts) in &seen.counts {
         let row: String = splits.iter().map(|split| format!(" {:>10}", counts.get(*split).unwrap_or(&0))).collect();
         lines.push(format!("{class:<width$}{row}"));
     }
+    for series in seen.series.iter().take(SERIES) {
+        lines.push(line(series));
+        lines.extend(series.faults.iter().map(|fault| format!("  fault: {fault}")));
+    }
+    lines.extend(seen.series.len().checked_sub(SERIES + 1).map(|more| format!("and {} more series, see --json", more + 1)));
     lines.extend(seen.notes.iter().map(|note| format!("note: {note}")));
     lines.extend(seen.snippet.iter().map(|snippet| format!("\n{}", snippet.trim_end())));
     lines.join("\n") + "\n"
+}
+
+fn line(series: &Series) -> String {
+    let [width, height] = series.size;
+    let spacing = series.spacing.map_or(String::new(), |[down, across]| format!(" of {across:.3} × {down:.3} mm"));
+    let step = series.step.map_or(String::new(), |step| format!(", {step:.3} mm apart"));
+    let ends = [series.slices.first(), series.slices.last()].map(|name| name.map_or("", String::as_str));
+    let values = series.values.map_or(String::new(), |[least, most]| format!(", values {least} to {most} in the middle"));
+    format!("series: {} slices, {width} × {height}{spacing}{step}{values}, from {} to {}", series.slices.len(), ends[0], ends[1])
 }

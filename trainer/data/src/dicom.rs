@@ -13,7 +13,7 @@ use dicom_pixeldata::{
 };
 use image::{DynamicImage, RgbImage};
 
-use crate::decode::{DecodeError, Picture, Reading};
+use crate::decode::{DecodeError, Limits, Picture, Reading};
 use crate::grey::{Curve, Plane, full_range, square};
 
 /// The transfer syntax of explicit VR big endian, retired and still found.
@@ -28,8 +28,44 @@ pub(crate) fn recognised(beginning: &[u8]) -> bool {
     beginning.get(PREAMBLE..MAGIC_END) == Some(b"DICM")
 }
 
+fn short() -> DecodeError {
+    broken("has fewer pixels than its header says")
+}
+
 fn broken(what: &str) -> DecodeError {
     DecodeError::Dicom(what.to_owned())
+}
+
+fn whole(object: &DefaultDicomObject, tag: Tag) -> Option<u32> {
+    object.element_opt(tag).ok().flatten().and_then(|element| element.to_int().ok())
+}
+
+/// A file with its width and height, which are within the limits.
+fn opened(bytes: &[u8], limits: Limits) -> Result<(DefaultDicomObject, u32, u32), DecodeError> {
+    let object = OpenFileOptions::new().from_reader(bytes).map_err(|_| broken("cannot be parsed: it is truncated or malformed"))?;
+    let (Some(width), Some(height)) = (whole(&object, tags::COLUMNS), whole(&object, tags::ROWS)) else {
+        return Err(broken("holds no image"));
+    };
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Empty);
+    }
+    limits.check(width, height)?;
+    Ok((object, width, height))
+}
+
+/// Minimum, maximum and mean of a grey file's first frame after slope and intercept and before any window: of CT, Hounsfield units.
+///
+/// # Errors
+/// Anything but a whole frame of grey pixels within the limits.
+pub fn grey_values(bytes: &[u8]) -> Result<[f64; 3], DecodeError> {
+    let (object, ..) = opened(bytes, Limits::default())?;
+    let pixels = object.decode_pixel_data_frame(0).map_err(|error| undecodable(&object, &error))?;
+    let values = plane(&pixels, object.meta().transfer_syntax() == BIG_ENDIAN)?.values;
+    let (mut least, mut most, mut sum) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
+    for value in values.iter().copied().map(f64::from) {
+        (least, most, sum) = (least.min(value), most.max(value), sum + value);
+    }
+    Ok([least, most, sum / values.len().max(1) as f64])
 }
 
 /// Frame `wanted`, or the only one.
@@ -37,15 +73,8 @@ fn broken(what: &str) -> DecodeError {
 /// # Errors
 /// Anything but a whole frame of grey or coloured pixels within the limits.
 pub(crate) fn frame(bytes: &[u8], wanted: Option<u32>, reading: &Reading) -> Result<Picture, DecodeError> {
-    let object = OpenFileOptions::new().from_reader(bytes).map_err(|_| broken("cannot be parsed: it is truncated or malformed"))?;
-    let whole = |tag: Tag| object.element_opt(tag).ok().flatten().and_then(|element| element.to_int::<u32>().ok());
-    let (Some(width), Some(height)) = (whole(tags::COLUMNS), whole(tags::ROWS)) else {
-        return Err(broken("holds no image"));
-    };
-    if width == 0 || height == 0 {
-        return Err(DecodeError::Empty);
-    }
-    reading.limits.check(width, height)?;
+    let (object, width, height) = opened(bytes, reading.limits)?;
+    let whole = |tag: Tag| whole(&object, tag);
     let index = DecodeError::choose(wanted, whole(tags::NUMBER_OF_FRAMES).unwrap_or(1).max(1), "frames")?;
     let bits = whole(tags::BITS_STORED).and_then(|bits| u16::try_from(bits).ok()).unwrap_or(8);
     let channels = whole(tags::SAMPLES_PER_PIXEL).and_then(|samples| u8::try_from(samples).ok()).unwrap_or(1);
@@ -72,20 +101,7 @@ fn undecodable(object: &DefaultDicomObject, error: &dicom_pixeldata::Error) -> D
 }
 
 fn grey(pixels: &DecodedPixelData<'_>, swapped: bool, reading: &Reading) -> Result<DynamicImage, DecodeError> {
-    let inverted = match pixels.photometric_interpretation() {
-        PhotometricInterpretation::Monochrome1 => true,
-        PhotometricInterpretation::Monochrome2 => false,
-        _ => return Err(broken("has a palette: convert it to RGB")),
-    };
-    let short = || broken("has fewer pixels than its header says");
-    let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default).with_voi_lut(VoiLutOption::Identity);
-    let values = match pixels.bits_allocated() {
-        // dicom-rs makes a byte of each bit, and does not convert what is wider than 16 bits.
-        1 => pixels.data().iter().map(|bit| f32::from(*bit)).collect(),
-        32 => wide(pixels, swapped),
-        _ => pixels.to_vec_frame_with_options::<f32>(0, &options).map_err(|_| short())?,
-    };
-    let plane = Plane { width: pixels.columns(), height: pixels.rows(), values, inverted };
+    let plane = plane(pixels, swapped)?;
     let own = || {
         let window = pixels.window().ok().flatten().and_then(<[_]>::first).filter(|window| window.width > 0.0);
         let function = pixels.voi_lut_function().ok().flatten().and_then(<[_]>::first);
@@ -97,6 +113,23 @@ fn grey(pixels: &DecodedPixelData<'_>, swapped: bool, reading: &Reading) -> Resu
         window.map_or_else(|| full_range(&plane.values, 0.0), |window| (window.center, window.width, curve))
     };
     plane.picture(&reading.windows, own).ok_or_else(short)
+}
+
+/// Grey values after slope and intercept.
+fn plane(pixels: &DecodedPixelData<'_>, swapped: bool) -> Result<Plane, DecodeError> {
+    let inverted = match pixels.photometric_interpretation() {
+        PhotometricInterpretation::Monochrome1 => true,
+        PhotometricInterpretation::Monochrome2 => false,
+        _ => return Err(broken("has a palette: convert it to RGB")),
+    };
+    let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default).with_voi_lut(VoiLutOption::Identity);
+    let values = match pixels.bits_allocated() {
+        // dicom-rs makes a byte of each bit, and does not convert what is wider than 16 bits.
+        1 => pixels.data().iter().map(|bit| f32::from(*bit)).collect(),
+        32 => wide(pixels, swapped),
+        _ => pixels.to_vec_frame_with_options::<f32>(0, &options).map_err(|_| short())?,
+    };
+    Ok(Plane { width: pixels.columns(), height: pixels.rows(), values, inverted })
 }
 
 /// Pixels of 32 bits, as in maps of doses, after slope and intercept. Of big-endian files dicom-rs turns the bytes of each word of
@@ -125,7 +158,7 @@ fn coloured(pixels: &DecodedPixelData<'_>, width: u32, height: u32) -> Result<Dy
     if pixels.samples_per_pixel() != 3 || pixels.bits_allocated() != 8 {
         return Err(broken("has coloured pixels of other than 3 × 8 bits"));
     }
-    let mut data = pixels.frame_data(0).map_err(|_| broken("has fewer pixels than its header says"))?.to_vec();
+    let mut data = pixels.frame_data(0).map_err(|_| short())?.to_vec();
     if pixels.planar_configuration() != PlanarConfiguration::Standard {
         let (red, rest) = data.split_at(data.len() / 3);
         let (green, blue) = rest.split_at(data.len() / 3);

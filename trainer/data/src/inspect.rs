@@ -1,5 +1,5 @@
 //! Recognises how a data set is laid out, counts what is in it, and says what a job would have to say to use it. It
-//! looks at names, headers and lists, never at pixels, and shows no value of a column that may identify a person.
+//! looks at names, headers and lists, at pixels only of one slice in a series of DICOM, and shows no value of a column that may identify a person.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
+use crate::series::{self, Series};
 use crate::source::{self, EXTENSIONS, is_image, list};
 
 /// Names under which the splits appear as folders.
@@ -35,6 +36,8 @@ pub enum Layout {
     CovidCt,
     /// nnU-Net's `imagesTr`, `labelsTr` and `dataset.json`.
     NnUnet,
+    /// DICOM slices without folders of classes.
+    DicomSeries,
     /// Pascal VOC's `Annotations`, `ImageSets` and `JPEGImages`.
     Voc,
 }
@@ -51,6 +54,7 @@ impl Layout {
             Self::CheXpert => "CheXpert table",
             Self::CovidCt => "COVID-CT name lists",
             Self::NnUnet => "nnU-Net",
+            Self::DicomSeries => "DICOM series",
             Self::Voc => "Pascal VOC",
         }
     }
@@ -68,6 +72,9 @@ pub struct Inspection {
     pub patients: Option<usize>,
     /// Images per class and split; `all` where there are no splits. An image with several labels counts for each.
     pub counts: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Series of DICOM slices, where no table or list says what lies there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<Series>,
     /// What one should know before using it.
     pub notes: Vec<String>,
     /// `spec.data` for a job; none where no job can use the layout as it is.
@@ -76,7 +83,7 @@ pub struct Inspection {
 
 impl Inspection {
     fn new(layout: Layout) -> Self {
-        Self { layout, images: 0, patients: None, counts: BTreeMap::new(), notes: Vec::new(), snippet: None }
+        Self { layout, images: 0, patients: None, counts: BTreeMap::new(), series: Vec::new(), notes: Vec::new(), snippet: None }
     }
 
     fn count(&mut self, class: &str, split: &str) {
@@ -112,7 +119,32 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
     if let Some((_, table_path)) = chosen {
         return table(table_path, path);
     }
-    folders(path, &names)
+    let series = slices(path)?;
+    let seen = match folders(path, &names) {
+        Err(_) if !series.is_empty() => Ok(Inspection::new(Layout::DicomSeries)),
+        other => other,
+    }?;
+    Ok(of_slices(seen, series))
+}
+
+/// Series of the DICOM files below a folder.
+fn slices(root: &Path) -> Result<Vec<Series>, DataError> {
+    let mut files = BTreeMap::new();
+    source::walk(root, "", source::DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
+    let dicom = |path: &Path| path.extension().is_none_or(|e| e.eq_ignore_ascii_case("dcm") || e.eq_ignore_ascii_case("dicom"));
+    let files: Vec<_> = files.into_iter().filter(|(_, path)| dicom(path)).map(|(key, path)| (key.trim_start_matches('/').to_owned(), path)).collect();
+    Ok(series::read(&files))
+}
+
+fn of_slices(mut seen: Inspection, series: Vec<Series>) -> Inspection {
+    if seen.layout == Layout::DicomSeries {
+        seen.images = series.iter().map(|series| series.slices.len()).sum();
+        seen.notes.push("slices without labels: write a manifest with the columns image, label and split; the slices of a patient, or of a series that names none, stay together".into());
+    } else if !series.is_empty() {
+        seen.notes.push("if the folders are patients and not classes, write a manifest with the columns image, label and split".into());
+    }
+    seen.series = series;
+    seen
 }
 
 pub(crate) fn unreadable(path: &Path, error: impl std::fmt::Display) -> DataError {

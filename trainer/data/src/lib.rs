@@ -20,10 +20,12 @@ mod patients;
 pub mod phantom;
 mod phi;
 mod resample;
+pub mod series;
 mod source;
 
 pub use dataset::{Dataset, Sample, Split};
 pub use decode::{DecodeError, Geometry, Limits, Reading, decode, fit};
+pub use dicom::grey_values;
 pub use error::{DataError, Finding, Reason, nearest, pseudonym};
 pub use loader::{DecodeCache, FileDigest, Loader, data_digest};
 pub use phi::shows_person;

@@ -5,7 +5,7 @@ use graft_crds::spec::{Data, PatientFrom};
 use crate::dataset::Sets;
 use crate::error::{Finding, Reason};
 use crate::source::{Record, is_dicom};
-use crate::{dicom, parallel};
+use crate::{dicom, parallel, series};
 
 /// Fill in the patients of records that have none. Where the spec does not say how, DICOM files are asked and every other file
 /// is a patient of its own; where it does, a record without a patient is a finding.
@@ -17,10 +17,12 @@ pub(crate) fn identify(data: &Data, sets: &mut Sets, findings: &mut Vec<Finding>
     let found: Vec<Option<String>> = match data.patient_from {
         Some(PatientFrom::Folder) => records.iter().map(|record| folder(record)).collect(),
         _ => {
+            // Slices of a series show one patient, also where nobody is named.
+            let named = data.patient_from == Some(PatientFrom::PatientId);
             let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             parallel::map(records.len(), threads, |index| {
                 let path = &records[index].path;
-                is_dicom(path).then(|| dicom::patient(path)).flatten()
+                is_dicom(path).then(|| dicom::patient(path).or_else(|| if named { None } else { series::uid(path) })).flatten()
             })
         }
     };
