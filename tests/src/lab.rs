@@ -14,6 +14,9 @@ use crate::scenario::{self, Operator, kubectl};
 /// The namespace of the jobs, under the `restricted` pod security standard.
 pub const NAMESPACE: &str = "radiology";
 
+/// Jobs of tests are short: on an idle machine, over after two looks at the operator's own interval.
+pub const PROGRESS_SECONDS: u32 = 2;
+
 /// A cluster that is ready for TransferJobs, with the real data in `/data` and an empty folder in `/models`.
 pub struct Lab {
     /// The operator; dropped before the cluster.
@@ -51,7 +54,7 @@ impl Lab {
         scenario::restricted_namespace(&cluster, NAMESPACE)?;
         cluster.create_hostpath_volume("graft-data", NAMESPACE, data, "10Gi")?;
         cluster.create_hostpath_volume("graft-models", NAMESPACE, &models, "10Gi")?;
-        let operator = Operator::start(&cluster, &work.path().join("operator.log"))?;
+        let operator = Operator::start(&cluster, &work.path().join("operator.log"), PROGRESS_SECONDS)?;
         Ok(Self { operator, cluster, work })
     }
 

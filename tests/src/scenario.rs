@@ -49,25 +49,26 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Start the operator on this machine, in the cluster's network: it reads the progress of pods by their addresses.
+    /// Start the operator on this machine, in the cluster's network: it reads the progress of pods by their addresses, every so many seconds.
     ///
     /// # Errors
     /// It is not built, or does not become ready within 30 seconds; the end of its log is in the message.
-    pub fn start(cluster: &Cluster, log: &Path) -> Result<Self> {
-        Self::start_on(cluster, log, free_port()?)
+    pub fn start(cluster: &Cluster, log: &Path, progress_seconds: u32) -> Result<Self> {
+        Self::start_on(cluster, log, free_port()?, progress_seconds)
     }
 
     /// Start it on this port, where a Prometheus may look for one that was killed.
     ///
     /// # Errors
     /// As [`Operator::start`].
-    pub fn start_on(cluster: &Cluster, log: &Path, port: u16) -> Result<Self> {
+    pub fn start_on(cluster: &Cluster, log: &Path, port: u16, progress_seconds: u32) -> Result<Self> {
         let address = format!("{}:{port}", cluster.address());
         let out = File::options().create(true).append(true).open(log)?;
         let child = cluster
             .command(&binary("graft-operator")?)
             .env("KUBECONFIG", cluster.kubeconfig())
             .args(["--trainer-image", TRAINER_IMAGE, "--listen", &format!("0.0.0.0:{port}")])
+            .args(["--progress-interval-seconds", &progress_seconds.to_string()])
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

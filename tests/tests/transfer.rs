@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
 use graft_tests::cluster::can_run_node;
-use graft_tests::lab::{Lab, NAMESPACE};
+use graft_tests::lab::{Lab, NAMESPACE, PROGRESS_SECONDS};
 use graft_tests::observe::{Prometheus, Span, queries};
 use graft_tests::scenario::{Operator, binary, kubectl, status, wait_for, workspace};
 use serde_json::{Value, json};
@@ -113,6 +113,8 @@ fn transfer_jobs_on_a_node() {
     bad_data_fails_once(&site);
     an_image_that_is_not_there_is_told(&site);
     lost_pods_and_operators_lose_nothing(&mut site);
+    // Prometheus looks once a second.
+    std::thread::sleep(Duration::from_secs(3));
     panels_show_what_happened(&prometheus, began);
 }
 
@@ -194,7 +196,7 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
     site.lab.operator.kill().unwrap();
     let victim = site.names("pod", "hurt").pop().unwrap();
     site.kubectl(&["delete", "-n", NAMESPACE, &victim, "--grace-period=1", "--wait=true"]);
-    site.lab.operator = Operator::start_on(&site.lab.cluster, &log, site.lab.operator.port()).unwrap();
+    site.lab.operator = Operator::start_on(&site.lab.cluster, &log, site.lab.operator.port(), PROGRESS_SECONDS).unwrap();
     let end = site.end("hurt", Phase::Succeeded);
     assert!(end.attempt >= 1, "{end:#?}");
     let history = fs::read_to_string(site.lab.models().join("hurt/history.csv")).unwrap();

@@ -29,8 +29,11 @@ pub(super) fn run() -> Result<()> {
         fs::write(&file, serde_json::to_vec(&job)?)?;
         let applied = seconds(SystemTime::now());
         lab.apply(&file)?;
-        let running = |s: &graft_crds::status::TransferJobStatus| s.phase == Some(Phase::Running) && s.progress.as_ref().is_some_and(|p| p.epoch > 0);
-        scenario::wait_for(&lab.cluster, (NAMESPACE, &name), Duration::from_secs(300), |_| {}, running)?;
+        // A job that is over before anybody looked has begun as well.
+        let begun = |s: &graft_crds::status::TransferJobStatus| {
+            s.phase == Some(Phase::Succeeded) || s.phase == Some(Phase::Running) && s.progress.as_ref().is_some_and(|p| p.epoch > 0)
+        };
+        scenario::wait_for(&lab.cluster, (NAMESPACE, &name), Duration::from_secs(300), |_| {}, begun)?;
         let audit = fs::read_to_string(lab.cluster.audit_log())?;
         let created =
             moment(&audit, |e| e["verb"] != "get" && e["objectRef"]["resource"] == "jobs" && named(e, &name)).context("no Job in the audit log")?;

@@ -114,7 +114,7 @@ fn in_cluster(work: &Path, models: &Path, material: &Material, image: &Path, kee
     cluster.create_hostpath_volume("graft-data", NAMESPACE, &material.data, "10Gi")?;
     cluster.create_hostpath_volume("graft-models", NAMESPACE, models, "10Gi")?;
     let log = work.join("operator.log");
-    let operator = Operator::start(&cluster, &log)?;
+    let operator = Operator::start(&cluster, &log, 10)?;
 
     step(&format!("kubectl apply -n {NAMESPACE} -f {}", material.example.display()));
     print!("{}", kubectl(&cluster, &["apply", "-n", NAMESPACE, "-f", &material.example.to_string_lossy()])?);
