@@ -27,10 +27,7 @@ pub(super) fn parts(rank: &mut Rank, recipe: &Recipe, images: usize, wanted: usi
     let mut parts = wanted.clamp(1, images);
     loop {
         let part = images.div_ceil(parts);
-        let fits = match Tensor::f_zeros([part as i64, 3, side, side], (Kind::Float, rank.device)) {
-            Ok(empty) => passes(&recipe.model, &recipe.inputs(empty)?, autocast)?,
-            Err(error) => out_of_memory(error.into()).map(|()| false)?,
-        };
+        let fits = passes(&recipe.model, || recipe.inputs(Tensor::f_zeros([part as i64, 3, side, side], (Kind::Float, rank.device))?), autocast)?;
         let now = memory::give_back(index)?;
         if !rank.any(if fits { Ok(()) } else { Err(()) })? {
             told(rank, (images, part), parts > wanted, now);
@@ -48,15 +45,16 @@ fn more(images: usize, parts: usize) -> Option<usize> {
     (parts < images).then(|| (2 * parts).min(images))
 }
 
-/// Whether a forward and a backward pass over these images fit into memory; the model is then as it was.
-fn passes(model: &Model, images: &Tensor, autocast: Option<AutocastType>) -> Result<bool, Failure> {
+/// Whether images, and a forward and a backward pass over them, fit into memory; the model is then as it was.
+fn passes(model: &Model, images: impl FnOnce() -> Result<Tensor, Failure>, autocast: Option<AutocastType>) -> Result<bool, Failure> {
     let buffers = model.tensors().iter().filter(|t| t.kind == models::Kind::Buffer);
     let buffers: Vec<(String, Tensor)> = buffers.map(|t| (t.name.clone(), t.tensor.shallow_clone())).collect();
     let saved: BTreeMap<String, Tensor> = buffers.iter().map(|(name, t)| (name.clone(), t.copy())).collect();
     let pass = || -> Result<(), Failure> {
+        let images = images()?;
         let logits = {
             let _guard = autocast.map(|kind| AutocastGuard::new(images.device(), kind)).transpose()?;
-            model.forward(images, Mode::Train)?
+            model.forward(&images, Mode::Train)?
         };
         Ok(device::backward(&logits.f_sum(Kind::Float)?)?)
     };
@@ -119,13 +117,14 @@ mod tests {
         model.set_trainable(&["*"]).unwrap();
         let before: Vec<Tensor> = model.tensors().iter().map(|t| t.tensor.detach().copy()).collect();
         let images = Tensor::rand([2, 3, 32, 32], (Kind::Float, Device::Cpu));
-        assert!(passes(&model, &images, None).unwrap());
+        assert!(passes(&model, || Ok(images.shallow_clone()), None).unwrap());
         // More bytes than a processor can address.
         let endless = images.i(0..1).expand([1 << 36, 3, 32, 32], false);
-        assert!(!passes(&model, &endless, None).unwrap());
+        assert!(!passes(&model, || Ok(endless.shallow_clone()), None).unwrap());
+        assert!(!passes(&model, || Ok(endless.f_contiguous()?), None).unwrap());
         for (named, before) in model.tensors().iter().zip(&before) {
             assert!(named.tensor.equal(before) && !named.tensor.grad().defined(), "{}", named.name);
         }
-        assert!(passes(&model, &Tensor::rand([2, 5, 32, 32], (Kind::Float, Device::Cpu)), None).is_err());
+        assert!(passes(&model, || Ok(Tensor::rand([2, 5, 32, 32], (Kind::Float, Device::Cpu))), None).is_err());
     }
 }
