@@ -106,14 +106,14 @@ spec:
   image: {{ .image }}
   backbone:
     architecture: mobilenet_v1_025
-    weights: {uri: "file:///work/weights/fresh-mobilenet_v1_025.safetensors"}
+    weights: {uri: "file:///trial/weights/fresh-mobilenet_v1_025.safetensors"}
     preprocessing: {size: 32, fit: stretch}
   data:
-    train: {uri: "file:///work/phantom", manifest: manifest.csv}
+    train: {uri: "file:///trial/phantom", manifest: manifest.csv}
     columns: {patient: patient, split: split}
   fineTune: {epochs: 1}
   workers: {resources: {requests: {cpu: 100m, memory: 256Mi}}}
-  output: {uri: "file:///work/model"}
+  output: {uri: "file:///trial/model"}
   volumes: {{ toJson .volumes }}
   volumeMounts: {{ toJson .mounts }}
 {{- end -}}
