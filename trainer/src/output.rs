@@ -253,20 +253,8 @@ pub fn verify(folder: &Path, locate: impl Fn(&str) -> PathBuf) -> Result<Verifie
         let key = record.get(0).unwrap_or_default().to_owned();
         let row: Result<Vec<f64>, _> = record.iter().skip(3).map(str::parse).collect();
         stored.push(row.map_err(|e| unreadable(&e))?);
-        let place = key.clone();
         let (path, slice) = graft_data::locate(&root, &key);
-        samples.push(graft_data::Sample {
-            path,
-            slice,
-            key,
-            label: 0,
-            findings: Vec::new(),
-            number: None,
-            patient: None,
-            row: None,
-            place,
-            split: Split::Test,
-        });
+        samples.push(graft_data::Sample::unlabelled(path, slice, key, Split::Test));
     }
     let fresh = trained.predict(samples)?;
     let pairs = fresh.iter().flatten().zip(stored.iter().flatten());

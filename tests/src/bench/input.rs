@@ -98,21 +98,7 @@ fn peers(peer: &str, list: &str) -> Result<f64> {
 
 /// Images per second in the second of two epochs with one thread and a cache of this many bytes.
 fn epochs(files: &[PathBuf], cache: usize) -> Result<f64> {
-    let sample = |path: &PathBuf| {
-        let (key, place) = (path.display().to_string(), path.display().to_string());
-        Sample {
-            path: path.clone(),
-            slice: None,
-            key,
-            label: 0,
-            findings: Vec::new(),
-            number: None,
-            patient: None,
-            row: None,
-            place,
-            split: Split::Train,
-        }
-    };
+    let sample = |path: &PathBuf| Sample::unlabelled(path.clone(), None, path.display().to_string(), Split::Train);
     let geometry = Geometry::resolve(Architecture::ResNet18, None)?;
     let mut loader = Loader::new(files.iter().map(sample).collect(), geometry, Reading::default(), 1, DecodeCache::new(cache));
     let all: Vec<usize> = (0..files.len()).collect();

@@ -71,6 +71,12 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// An image of which only its file is known.
+    #[must_use]
+    pub fn unlabelled(path: PathBuf, slice: Option<u32>, key: String, split: Split) -> Self {
+        Self { place: key.clone(), path, slice, key, label: 0, findings: Vec::new(), number: None, patient: None, row: None, split }
+    }
+
     /// Whether it shows `class`; none if that is not known.
     #[must_use]
     pub fn shows(&self, class: usize) -> Option<bool> {

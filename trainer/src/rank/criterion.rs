@@ -157,9 +157,8 @@ mod tests {
     }
 
     fn sample(label: usize, findings: &[Option<bool>]) -> Sample {
-        let (key, place) = (String::new(), String::new());
-        let path = std::path::PathBuf::new();
-        Sample { path, slice: None, key, label, findings: findings.to_vec(), number: None, patient: None, row: None, place, split: Split::Train }
+        let nothing = Sample::unlabelled(std::path::PathBuf::new(), None, String::new(), Split::Train);
+        Sample { label, findings: findings.to_vec(), ..nothing }
     }
 
     fn batch() -> (Tensor, Labels) {
