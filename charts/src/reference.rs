@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::{File, file};
 
-const SERVE: &str = include_str!("../../trainer/src/serve.rs");
+const METRICS: &str = include_str!("../../trainer/src/metrics.rs");
 
 /// The files of this module.
 pub(crate) fn files() -> Vec<File> {
@@ -57,15 +57,15 @@ own labels `namespace`, `pod` and `job` say where a series was scraped, so scrap
 
 /// Name, type and help of the trainer's metrics.
 fn trainer() -> Vec<(String, &'static str, String)> {
-    let Ok(pattern) = Regex::new(r#"(IntCounter|Gauge|Opts|HistogramOpts)::new\(\s*"(graft_trainer_[a-z_]+)",\s*"([^"]+)""#) else {
+    let Ok(pattern) = Regex::new(r#"(IntCounter::new|Counter::new|Gauge::new|Opts::new|seconds)\(\s*"(graft_trainer_[a-z_]+)",\s*"([^"]+)""#) else {
         return Vec::new();
     };
     pattern
-        .captures_iter(SERVE)
+        .captures_iter(METRICS)
         .map(|c| {
             let kind = match &c[1] {
-                "IntCounter" => "counter",
-                "HistogramOpts" => "histogram",
+                "IntCounter::new" | "Counter::new" => "counter",
+                "seconds" => "histogram",
                 _ => "gauge",
             };
             (c[2].to_owned(), kind, c[3].to_owned())
@@ -77,6 +77,6 @@ fn trainer() -> Vec<(String, &'static str, String)> {
 mod tests {
     #[test]
     fn no_metric_of_the_trainer_is_overlooked() {
-        assert_eq!(super::trainer().len(), super::SERVE.matches("\"graft_trainer_").count());
+        assert_eq!(super::trainer().len(), super::METRICS.matches("\"graft_trainer_").count());
     }
 }

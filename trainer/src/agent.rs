@@ -127,7 +127,12 @@ impl Agent {
         for local_rank in 0..config.gang.processes {
             let start = RankStart { config: config.clone(), rank: index * config.gang.processes + local_rank, local_rank, store_port, generation: 0 };
             match spawn(command, &start, sender) {
-                Ok(rank) => ranks.push(rank),
+                Ok(rank) => {
+                    if let Ok(mut board) = self.board.lock() {
+                        board.started(rank.child.id());
+                    }
+                    ranks.push(rank);
+                }
                 Err(failure) => {
                     stop(&mut ranks);
                     return Err(failure);
@@ -171,7 +176,8 @@ impl Agent {
         match event {
             Event::Failed(failure) => self.failures.push(failure),
             Event::Output(output) => self.output = Some(output),
-            Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } | Event::Step(_) | Event::Exchange(_) => {}
+            Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } => {}
+            Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
         }
     }
 
@@ -229,6 +235,11 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     process.env_remove(GANG_TOKEN);
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
+    // Between two operations threads wait awake for some 50 microseconds. OpenMP's own 10 milliseconds are lost where a processor is shared
+    // with other pods: every wait for a thread that is not running burns them.
+    if std::env::var_os("GOMP_SPINCOUNT").is_none() {
+        process.env("GOMP_SPINCOUNT", "1000");
+    }
     if start.config.gang.device == Device::Cuda {
         // cuBLAS gives the same bits each time only with workspaces of a fixed size.
         process.env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");

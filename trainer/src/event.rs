@@ -44,6 +44,11 @@ pub enum Event {
     Exchange(GradientExchange),
     /// An optimizer step is done; durations in seconds.
     Step(StepTimes),
+    /// A checkpoint is written.
+    Checkpoint {
+        /// How long training waited for it.
+        seconds: f64,
+    },
     /// The rank gives up.
     Failed(TrainerFailure),
     /// The model is written.

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod event;
 mod gate;
 pub mod generate;
+mod metrics;
 pub mod models;
 pub mod output;
 pub mod rank;

@@ -110,7 +110,7 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
                 observer: Some(Box::new({
                     let run = config.run.clone();
                     move |rank, event| match event {
-                        Event::Step(_) | Event::Exchange(_) => {}
+                        Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
                         other => println!("{}", other.line(&run, rank)),
                     }
                 })),

@@ -9,77 +9,33 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use graft_crds::contract::{ExitReason, Progress, TrainerConfig};
-use prometheus::{Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, Opts, Registry, TextEncoder};
 
 use crate::agent::Message;
 use crate::event::{Event, Failure};
+use crate::metrics::Metrics;
 
 /// What the agent knows, for whoever asks.
 pub(crate) struct Board {
     progress: Progress,
     /// The lowest rank of this pod: its progress is the pod's.
     speaker: Option<u32>,
-    registry: Registry,
+    /// Process ids of this pod's ranks.
+    ranks: Vec<u32>,
     metrics: Option<Metrics>,
 }
 
-struct Metrics {
-    samples: IntCounter,
-    loss: Gauge,
-    rate: Gauge,
-    epoch: Gauge,
-    percent: Gauge,
-    quality: GaugeVec,
-    exchange: Gauge,
-    overlapped: Gauge,
-    buckets: Gauge,
-    largest_bucket: Gauge,
-    steps: HistogramVec,
-}
-
-impl Metrics {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let buckets = prometheus::exponential_buckets(0.001, 2.0, 16)?;
-        let metrics = Self {
-            samples: IntCounter::new("graft_trainer_samples_total", "Images that passed through training steps in this pod.")?,
-            loss: Gauge::new("graft_trainer_loss", "Mean training loss of the last epoch.")?,
-            rate: Gauge::new("graft_trainer_learning_rate", "Learning rate at the end of the last epoch.")?,
-            epoch: Gauge::new("graft_trainer_epoch", "Epochs of the current stage that are done.")?,
-            percent: Gauge::new("graft_trainer_progress_ratio", "Share of the whole job that is done, 0 to 1.")?,
-            exchange: Gauge::new("graft_trainer_gradient_exchange_seconds", "Mean duration of the exchange of gradients in a training step.")?,
-            overlapped: Gauge::new(
-                "graft_trainer_gradient_exchange_overlapped_seconds",
-                "The part of graft_trainer_gradient_exchange_seconds under the backward pass.",
-            )?,
-            buckets: Gauge::new("graft_trainer_gradient_buckets", "Buckets that gradients are sent in.")?,
-            largest_bucket: Gauge::new("graft_trainer_gradient_bucket_max_bytes", "Size of the largest bucket of gradients.")?,
-            quality: GaugeVec::new(Opts::new("graft_trainer_metric", "Metrics by split."), &["split", "name"])?,
-            steps: HistogramVec::new(
-                HistogramOpts::new("graft_trainer_step_seconds", "Duration of the parts of a training step; communication overlaps with backward.")
-                    .buckets(buckets),
-                &["part"],
-            )?,
-        };
-        registry.register(Box::new(metrics.samples.clone()))?;
-        let exchange = [&metrics.exchange, &metrics.overlapped, &metrics.buckets, &metrics.largest_bucket];
-        for gauge in [&metrics.loss, &metrics.rate, &metrics.epoch, &metrics.percent].into_iter().chain(exchange) {
-            registry.register(Box::new(gauge.clone()))?;
-        }
-        registry.register(Box::new(metrics.quality.clone()))?;
-        registry.register(Box::new(metrics.steps.clone()))?;
-        Ok(metrics)
-    }
-}
-
 impl Board {
-    pub(crate) fn new(_: &TrainerConfig) -> Self {
-        let registry = Registry::new();
-        let metrics = Metrics::new(&registry).ok();
-        Self { progress: Progress::default(), speaker: None, registry, metrics }
+    pub(crate) fn new(config: &TrainerConfig) -> Self {
+        Self { progress: Progress::default(), speaker: None, ranks: Vec::new(), metrics: Metrics::new(config).ok() }
     }
 
     pub(crate) fn progress(&self) -> Progress {
         self.progress.clone()
+    }
+
+    /// A rank runs under this process id.
+    pub(crate) fn started(&mut self, process: u32) {
+        self.ranks.push(process);
     }
 
     pub(crate) fn record(&mut self, rank: u32, event: &Event) {
@@ -88,42 +44,20 @@ impl Board {
         match event {
             Event::Progress(progress) if speaks => {
                 self.speaker = Some(rank);
-                metrics.epoch.set(progress.epoch as f64);
-                metrics.percent.set(progress.percent / 100.0);
-                for (name, value) in &progress.metrics {
-                    let (split, name) = name.strip_prefix("validation_").map_or(("test", name.as_str()), |name| ("validation", name));
-                    metrics.quality.with_label_values(&[split, name]).set(*value);
-                }
+                metrics.progress(progress);
                 self.progress = progress.clone();
             }
-            Event::Epoch(row) if speaks => {
-                metrics.loss.set(row.train_loss);
-                metrics.rate.set(row.learning_rate);
-            }
-            Event::Exchange(exchange) if speaks => {
-                metrics.exchange.set(exchange.seconds);
-                metrics.overlapped.set(exchange.overlapped_seconds);
-                metrics.buckets.set(exchange.bucket_bytes.len() as f64);
-                metrics.largest_bucket.set(exchange.bucket_bytes.iter().max().copied().unwrap_or(0) as f64);
-            }
-            Event::Step(times) => {
-                metrics.samples.inc_by(times.samples);
-                for (part, seconds) in
-                    [("data", times.data), ("forward", times.forward), ("backward", times.backward), ("optimizer", times.optimizer)]
-                {
-                    metrics.steps.with_label_values(&[part]).observe(seconds);
-                }
-            }
+            Event::Epoch(row) if speaks => metrics.epoch(row),
+            Event::Exchange(exchange) if speaks => metrics.exchange(exchange),
+            Event::Step(times) => metrics.step(times),
+            Event::Checkpoint { seconds } => metrics.checkpoint(*seconds),
             Event::Progress(_) | Event::Epoch(_) | Event::Exchange(_) => {}
             Event::Log { .. } | Event::FirstStep { .. } | Event::Failed(_) | Event::Output(_) => {}
         }
     }
 
     fn metrics_text(&self) -> Vec<u8> {
-        let mut text = Vec::new();
-        // Writing into memory cannot fail.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        text
+        self.metrics.as_ref().map(|metrics| metrics.text(&self.ranks)).unwrap_or_default()
     }
 }
 

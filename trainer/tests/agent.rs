@@ -59,9 +59,13 @@ fn an_agent_answers_over_http_while_it_trains() {
         "graft_trainer_loss",
         "graft_trainer_metric{",
         "graft_trainer_gradient_buckets 1",
+        "graft_trainer_checkpoint_seconds_count 1",
+        "graft_trainer_gpu_seconds_total 0",
     ] {
         assert!(answers[1].contains(name), "{name} is not in:\n{}", answers[1]);
     }
+    let memory = answers[1].lines().find_map(|line| line.strip_prefix("graft_trainer_memory_bytes ")).unwrap();
+    assert!(memory.parse::<f64>().unwrap() > 50e6, "libtorch alone has more than {memory} bytes");
     assert_eq!(answers[2], "ok\n");
 }
 

@@ -109,8 +109,21 @@ pub(super) fn dashboard() -> Value {
             ],
         },
         Row {
+            title: "Use",
+            panels: vec![
+                lines("Memory", "bytes", "What the ranks of each pod have in memory; the limit is spec.resources' or the node's.", &[
+                    (&format!("max by (pod) (graft_trainer_memory_bytes{OWN})"), "{{pod}}"),
+                ]),
+                lines("Checkpoints", "s", "Mean time that training waited for a checkpoint to be written.", &[(
+                    &format!("sum(rate(graft_trainer_checkpoint_seconds_sum{OWN}[$__rate_interval])) / sum(rate(graft_trainer_checkpoint_seconds_count{OWN}[$__rate_interval]))"),
+                    "seconds",
+                )]),
+            ],
+        },
+        Row {
             title: "GPUs",
             panels: vec![
+                lines("GPU seconds", "s", "How long the gang has held GPUs since its start, all of them together.", &[(&format!("sum(graft_trainer_gpu_seconds_total{OWN})"), "held")]).shape(Shape::Number),
                 lines("Use", "percent", "Share of time in which the GPU computed, by DCGM's exporter.", &[(&dcgm("DCGM_FI_DEV_GPU_UTIL"), "{{pod}} GPU {{gpu}}")]),
                 lines("Memory", "decmbytes", "Memory of the GPU that is in use, by DCGM's exporter.", &[(&dcgm("DCGM_FI_DEV_FB_USED"), "{{pod}} GPU {{gpu}}")]),
                 lines("Power", "watt", "Power that the GPU takes, by DCGM's exporter.", &[(&dcgm("DCGM_FI_DEV_POWER_USAGE"), "{{pod}} GPU {{gpu}}")]),

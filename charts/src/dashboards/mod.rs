@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn panels_are_described_have_units_and_ask_for_metrics_that_exist() {
         let names = Regex::new(r"\b(graft|controller_runtime|workqueue|rest_client)_[a-z_]+").unwrap();
-        let trainer = include_str!("../../../trainer/src/serve.rs");
+        let trainer = include_str!("../../../trainer/src/metrics.rs");
         for (dashboard, value) in all() {
             let mut ids = Vec::new();
             for panel in value["panels"].as_array().unwrap() {

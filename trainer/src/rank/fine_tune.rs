@@ -19,8 +19,8 @@ use graft_trainer_core::schedule::{Schedule, Shape, unfrozen};
 use super::checkpoint::{Checkpoints, Notes};
 use super::frozen::Frozen;
 use super::step::Stepper;
-use super::{Rank, Recipe};
-use crate::event::Failure;
+use super::{Rank, Recipe, say};
+use crate::event::{Event, Failure};
 use crate::models::{self, Mode};
 
 /// What fine-tuning leaves beside the values in the model.
@@ -229,6 +229,7 @@ impl Trainer {
     fn save(&mut self, rank: &mut Rank, recipe: &Recipe, epoch: u64) -> Result<(), Failure> {
         self.notes.history.clone_from(&rank.history);
         if rank.rank == 0 {
+            let began = Instant::now();
             self.frozen.check(&recipe.model)?;
             let prefixed =
                 |prefix: &str, list: &[(String, Tensor)]| list.iter().map(|(n, t)| (format!("{prefix}{n}"), t.detach())).collect::<Vec<_>>();
@@ -239,6 +240,7 @@ impl Trainer {
                 self.stepper.optimizer.state(),
             ];
             let reference = self.checkpoints.write(epoch, &lists.into_iter().flatten().collect::<Vec<_>>(), &self.notes)?;
+            say(&Event::Checkpoint { seconds: began.elapsed().as_secs_f64() });
             rank.checkpointed(reference);
         }
         Ok(())
