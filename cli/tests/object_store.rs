@@ -4,10 +4,12 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
 use common::{Run, Site, command};
-use graft_tests::object_store::{ObjectStore, SECRET_KEY};
+use graft_tests::object_store::{ObjectStore, PUBLIC, SECRET_KEY};
 use serde_json::Value;
 
 struct Place {
@@ -49,8 +51,11 @@ impl Place {
 fn a_job_is_the_same_whether_its_data_is_a_folder_or_a_prefix() {
     let place = Place::new();
     let images = fs::read_to_string(place.site.path("phantom/manifest.csv")).unwrap().lines().count() - 1;
-    // What no row names stays where it is.
-    fs::write(place.store.folder().join("scans/lung/phantom/archive.zip"), b"not asked for").unwrap();
+    // What no row names stays where it is, and is more than a list holds.
+    fs::create_dir(place.store.folder().join("scans/lung/phantom/archive")).unwrap();
+    for n in 0..1100 {
+        fs::write(place.store.folder().join(format!("scans/lung/phantom/archive/{n}.zip")), b"not asked for").unwrap();
+    }
     let job = place.job("remote", "s3://scans/lung/phantom");
     let remote = place.graft("validate", &job, &[]);
     assert_eq!(remote.code, Some(0), "{}\n{}", remote.stdout, remote.stderr);
@@ -123,4 +128,116 @@ fn what_cannot_be_had_is_said_plainly() {
     assert!(code == Some(65) && text.contains("metadata service"), "{text}");
     let (code, text) = said("s3:///phantom", &[]);
     assert!(code == Some(64) && text.contains("spec.data.train.uri"), "{text}");
+}
+
+#[test]
+fn weights_come_from_a_store_once() {
+    let place = Place::new();
+    fs::copy(place.site.path("weights.safetensors"), place.store.folder().join("scans/lung/weights.safetensors")).unwrap();
+    let sha256 = graft_trainer_core::artefact::sha256_hex(fs::read(place.site.path("weights.safetensors")).unwrap());
+    let job = |key: &str| {
+        place.site.job("weights", |job| {
+            job["spec"]["backbone"]["weights"] = serde_json::json!({"uri": format!("s3://scans/lung/{key}"), "sha256": sha256});
+            job["spec"]["fineTune"]["epochs"] = 1.into();
+            job["spec"]["head"]["epochs"] = 2.into();
+        })
+    };
+    for _ in 0..2 {
+        let run = place.graft("run", &job("weights.safetensors"), &[]);
+        assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
+    }
+    assert_eq!(place.read(), ["/scans/lung/weights.safetensors"], "once for two ranks and two runs");
+    let run = place.graft("run", &job("nothing.safetensors"), &[]);
+    let said = format!("{}{}", run.stdout, run.stderr);
+    assert!(run.code == Some(64) && said.contains("s3://scans/lung/nothing.safetensors: HTTP 404"), "{said}");
+    let run = place.graft("run", &job("weights.safetensors2"), &[("AWS_SECRET_ACCESS_KEY", "wrong")]);
+    let said = format!("{}{}", run.stdout, run.stderr);
+    assert!(said.contains("HTTP 403") && said.contains("AWS_SECRET_ACCESS_KEY"), "{said}");
+}
+
+/// The same server, asked as Google's store is by its interface with XML.
+#[test]
+fn google_cloud_storage_is_read_without_a_key_where_everybody_may() {
+    let place = Place::new();
+    place.store.put(&place.site.path("phantom"), &format!("{PUBLIC}/lung")).unwrap();
+    let validate = |uri: &str| {
+        let mut command = command(&["validate", &place.job("google", uri).to_string_lossy()]);
+        command.envs(place.store.of_google()).env("XDG_CACHE_HOME", place.site.path("google-cache"));
+        let run = Run::of(command.output().unwrap());
+        (run.code, format!("{}{}", run.stdout, run.stderr))
+    };
+    let (code, said) = validate(&format!("gs://{PUBLIC}/lung"));
+    assert!(code == Some(0) && said.contains("data: fetching"), "{said}");
+    let (code, said) = validate("gs://scans/lung/phantom");
+    assert!(code == Some(65) && said.contains("HTTP 403") && said.contains("GOOGLE_SERVICE_ACCOUNT_KEY"), "{said}");
+}
+
+/// No server of Azure's can be had here: what one would answer is written down from its documentation ("List Blobs", "Get Blob").
+#[test]
+fn azure_is_asked_with_the_shared_signature() {
+    let place = Place::new();
+    let server = Azure::start(place.site.path("phantom"));
+    let validate = |token: &str| {
+        let mut command = command(&["validate", &place.job("azure", "az://scans/lung").to_string_lossy()]);
+        command.env("AZURE_STORAGE_ACCOUNT", "hospital").env("AZURE_STORAGE_ENDPOINT", &server).env("AZURE_STORAGE_SAS_TOKEN", token);
+        command.env("XDG_CACHE_HOME", place.site.path("azure-cache"));
+        let run = Run::of(command.output().unwrap());
+        (run.code, format!("{}{}", run.stdout, run.stderr))
+    };
+    let (code, said) = validate("sv=2024-08-04&sig=wr0ng");
+    assert!(code == Some(65) && said.contains("HTTP 403") && said.contains("AZURE_STORAGE_SAS_TOKEN") && !said.contains("wr0ng"), "{said}");
+    let (code, said) = validate("sv=2024-08-04&sig=s3cret");
+    assert!(code == Some(0) && said.contains("data: fetching") && !said.contains("s3cret"), "{said}");
+}
+
+struct Azure;
+
+impl Azure {
+    /// Serves a folder as `scans/lung`; gives the address.
+    fn start(folder: PathBuf) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let folder = folder.clone();
+                std::thread::spawn(move || Self::answer(connection.unwrap(), &folder));
+            }
+        });
+        address
+    }
+
+    fn answer(mut connection: TcpStream, folder: &Path) {
+        let mut head = String::new();
+        let mut lines = BufReader::new(connection.try_clone().unwrap());
+        while lines.read_line(&mut head).unwrap_or(0) > 2 {}
+        let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let (status, body) = if !query.contains("sig=s3cret") {
+            ("403 Forbidden", Vec::new())
+        } else if query.contains("comp=list") {
+            assert!(path.ends_with("/scans") && query.contains("prefix=lung%2F"), "{target}");
+            ("200 OK", Self::list(folder).into_bytes())
+        } else {
+            ("200 OK", fs::read(folder.join(path.split_once("/scans/lung/").unwrap().1)).unwrap())
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nLast-Modified: Sat, 28 Nov 2026 10:00:00 GMT\r\nETag: \"0x8DC\"\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&body));
+    }
+
+    fn list(folder: &Path) -> String {
+        let rows = fs::read_to_string(folder.join("manifest.csv")).unwrap();
+        let names = rows.lines().skip(1).map(|row| row.split(',').next().unwrap()).chain(["manifest.csv"]);
+        let blobs: String = names
+            .map(|name| {
+                let bytes = fs::metadata(folder.join(name)).unwrap().len();
+                format!(
+                    "<Blob><Name>lung/{name}</Name><Properties><Last-Modified>Sat, 28 Nov 2026 10:00:00 GMT</Last-Modified><Content-Length>{bytes}</Content-Length><Content-Type>image/png</Content-Type><Etag>0x8DC</Etag></Properties></Blob>"
+                )
+            })
+            .collect();
+        format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ContainerName=\"scans\"><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>")
+    }
 }

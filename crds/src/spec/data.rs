@@ -102,8 +102,8 @@ pub enum Duplicates {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DataSet {
-    /// The folder, as `file:///absolute/path` or `s3://BUCKET/PREFIX`. Without a manifest it holds one folder per class.
-    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|s3://[^/]+(/.*)?)$"))]
+    /// The folder, as `file:///absolute/path` or `s3://BUCKET/PREFIX` (or `gs://`, `az://`). Without a manifest it holds one folder per class.
+    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?)$"))]
     pub uri: String,
     /// A CSV file in that folder, with a header; its paths are relative to the folder. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +122,7 @@ pub struct Validation {
     pub fraction: Option<Decimal>,
     /// A folder of its own, as `file:///absolute/path` or `s3://BUCKET/PREFIX`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|s3://[^/]+(/.*)?)$"))]
+    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?)$"))]
     pub uri: Option<String>,
     /// A CSV file in that folder. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,7 +31,7 @@ pub struct Backbone {
 pub struct Weights {
     /// A `.safetensors` file or a PyTorch state dict (`.pth`, `.pt`), as `file:///absolute/path`, `https://host/path`, `s3://BUCKET/KEY`
     /// or `hf://ORG/REPO@REVISION/FILE`. A state dict is read without executing anything in it.
-    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^(file:///.+|https://.+|s3://[^/]+/.+|hf://[^/@]+/[^/@]+@[^/@]+/.+)$"))]
+    #[schemars(length(min = 9, max = 1024), regex(pattern = r"^(file:///.+|https://.+|(s3|gs|az)://[^/]+/.+|hf://[^/@]+/[^/@]+@[^/@]+/.+)$"))]
     pub uri: String,
     /// SHA-256 of the file in hexadecimal; another file is refused. Default: not checked, but recorded; needed for weights from the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -266,11 +266,12 @@ fn canonical(image: DynamicImage) -> DynamicImage {
         DynamicImage::ImageLuma16(_) | DynamicImage::ImageLumaA8(_) | DynamicImage::ImageLumaA16(_) => DynamicImage::ImageLuma8(image.into_luma8()),
         other => {
             let rgb = other.into_rgb8();
-            if !rgb.as_raw().chunks_exact(3).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]) {
+            let (pixels, _) = rgb.as_raw().as_chunks();
+            if !pixels.iter().all(|[red, green, blue]| red == green && green == blue) {
                 return DynamicImage::ImageRgb8(rgb);
             }
             let (width, height) = rgb.dimensions();
-            let grey = rgb.as_raw().iter().step_by(3).copied().collect();
+            let grey = pixels.iter().map(|[red, _, _]| *red).collect();
             GrayImage::from_raw(width, height, grey).map_or(DynamicImage::ImageRgb8(rgb), DynamicImage::ImageLuma8)
         }
     }
@@ -318,7 +319,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     while let Some(&[0xFF, marker]) = bytes.get(at..at + 2) {
         if marker == 0xDA {
-            return bytes[at..].windows(2).any(|pair| pair == [0xFF, 0xD9]);
+            return memchr::memmem::find(&bytes[at..], &[0xFF, 0xD9]).is_some();
         }
         at += match (marker, bytes.get(at + 2..at + 4)) {
             (0xFF, _) => 1,
@@ -360,8 +361,8 @@ fn crop<const C: usize>(pixels: &[u8], (width, height): (usize, usize), size: us
     let mut planes = Vec::with_capacity(C * size * size);
     for channel in 0..C {
         for y in top..top + size {
-            let row = &pixels[C * (y * width + left)..C * (y * width + left + size)];
-            planes.extend(row.iter().skip(channel).step_by(C));
+            let (row, _) = pixels[C * (y * width + left)..C * (y * width + left + size)].as_chunks::<C>();
+            planes.extend(row.iter().map(|pixel| pixel[channel]));
         }
     }
     planes

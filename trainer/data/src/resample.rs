@@ -2,8 +2,12 @@
 //! what a model saw in training through torchvision is what it sees here. Rows first, then columns, where Pillow 13 takes columns first for
 //! some shapes and is then up to a level apart; between the passes
 //! values are rounded and cut off at 0 and 255. Weights are fixed-point numbers of 22 bits after the point.
+//!
+//! The loops are compiled for several generations of processors, of which the running one's is taken. Their sums wrap: weights add up to
+//! one, of either sign to less than two, so a sum of bytes times weights stays below 2^31 and checks for overflow would find none.
 
 use graft_crds::spec::Interpolation;
+use pulp::Arch;
 
 const BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (BITS - 1);
@@ -17,11 +21,14 @@ struct Taps {
 /// Resizes interleaved pixels of `C` channels from `[height, width, C]` to `[new height, new width, C]`. Sizes are width
 /// and height, none of them 0.
 pub(crate) fn resample<const C: usize>(mut pixels: Vec<u8>, from: (usize, usize), to: (usize, usize), filter: Interpolation) -> Vec<u8> {
+    let arch = Arch::new();
     if from.0 != to.0 {
-        pixels = rows::<C>(&pixels, from.0, &taps(from.0, to.0, filter));
+        let taps = taps(from.0, to.0, filter);
+        pixels = arch.dispatch(|| rows::<C>(&pixels, from.0, &taps));
     }
     if from.1 != to.1 {
-        pixels = columns(&pixels, to.0 * C, &taps(from.1, to.1, filter));
+        let taps = taps(from.1, to.1, filter);
+        pixels = arch.dispatch(|| columns(&pixels, to.0 * C, &taps));
     }
     pixels
 }
@@ -70,37 +77,51 @@ fn catmull_rom(x: f64) -> f64 {
     }
 }
 
+#[inline(always)]
 fn level(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
+/// Four lanes at once, of which the first `C` are used: a pixel is read with what follows it.
+#[inline(always)]
 fn rows<const C: usize>(pixels: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(pixels.len() / width * taps.len());
-    for row in pixels.chunks_exact(width * C) {
-        for Taps { first, weights } in taps {
-            let mut sums = [HALF; C];
-            for (pixel, weight) in row[first * C..].chunks_exact(C).zip(weights) {
+    const LANES: usize = 4;
+    let mut out = vec![0; pixels.len() / width * taps.len()];
+    let mut padded = vec![0; width * C + LANES];
+    for (row, target) in pixels.chunks_exact(width * C).zip(out.chunks_exact_mut(taps.len() * C)) {
+        padded[..row.len()].copy_from_slice(row);
+        for (Taps { first, weights }, target) in taps.iter().zip(target.chunks_exact_mut(C)) {
+            let mut sums = [HALF; LANES];
+            let mut rest = &padded[first * C..];
+            for weight in weights {
+                let Some(pixel) = rest.first_chunk::<LANES>() else { break };
                 for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(*value) * weight;
+                    *sum = sum.wrapping_add(i32::from(*value).wrapping_mul(*weight));
                 }
+                rest = &rest[C..];
             }
-            out.extend(sums.map(level));
+            for (target, sum) in target.iter_mut().zip(sums) {
+                *target = level(sum);
+            }
         }
     }
     out
 }
 
+#[inline(always)]
 fn columns(pixels: &[u8], stride: usize, taps: &[Taps]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(stride * taps.len());
+    let mut out = vec![0; stride * taps.len()];
     let mut sums = vec![HALF; stride];
-    for Taps { first, weights } in taps {
+    for (Taps { first, weights }, target) in taps.iter().zip(out.chunks_exact_mut(stride)) {
         sums.fill(HALF);
         for (row, weight) in pixels[first * stride..].chunks_exact(stride).zip(weights) {
             for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(*value) * weight;
+                *sum = sum.wrapping_add(i32::from(*value).wrapping_mul(*weight));
             }
         }
-        out.extend(sums.iter().copied().map(level));
+        for (target, sum) in target.iter_mut().zip(&sums) {
+            *target = level(*sum);
+        }
     }
     out
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::RemoteError;
 use super::mirror::Objects;
-use super::s3::Object;
+use super::bucket::Object;
 
 pub(super) struct Index {
     path: PathBuf,

@@ -13,15 +13,15 @@ use graft_crds::spec::Data;
 use sha2::{Digest, Sha256};
 
 use super::index::Index;
-use super::s3::{Object, Place};
-use super::{CONNECTIONS, Download, RemoteError, Store, agent, environment, on_loopback, unreachable};
+use super::bucket::{Bucket, Object, in_a_store};
+use super::{CONNECTIONS, RemoteError, environment, unreachable};
 use crate::event::Failure;
 use crate::storage;
 
 /// How often it is said how far the fetching is.
 const NEWS: Duration = Duration::from_secs(10);
 
-/// `data` with the folder of the disk in place of each `s3://BUCKET/PREFIX`, where what lies below the prefix has been fetched: with a
+/// `data` with the folder of the disk in place of each `s3://BUCKET/PREFIX`, `gs://…` and `az://…`, where what lies below the prefix has been fetched: with a
 /// manifest, that and the files that it names; without, what is an image by its name. The folders are below `cache`, which processes may
 /// share. Those of one `attempt` (the empty one is none) see the same version of the data, the one that the first of them found.
 /// `log` hears what takes long.
@@ -39,7 +39,7 @@ pub fn local(data: &Data, cache: &Path, attempt: &str, mut log: impl FnMut(Strin
     if let Some(test) = &mut data.test {
         sets.push(("spec.data.test", &mut test.uri, test.manifest.as_deref()));
     }
-    for (field, uri, manifest) in sets.into_iter().filter(|(_, uri, _)| uri.starts_with("s3://")) {
+    for (field, uri, manifest) in sets.into_iter().filter(|(_, uri, _)| in_a_store(uri)) {
         let folder = fetch(uri, manifest.map(|name| (name, input.as_str())), cache, attempt, &mut log).map_err(|error| match error {
             RemoteError::Io { path, source } => Failure::storage(&path, source),
             RemoteError::Unreachable { why, permanent: true } => {
@@ -58,15 +58,16 @@ pub fn local(data: &Data, cache: &Path, attempt: &str, mut log: impl FnMut(Strin
 #[must_use]
 pub fn is_remote(data: &Data) -> bool {
     let sets = [Some(&data.train.uri), data.validation.uri.as_ref(), data.test.as_ref().map(|set| &set.uri)];
-    sets.into_iter().flatten().any(|uri| uri.starts_with("s3://"))
+    sets.into_iter().flatten().any(|uri| in_a_store(uri))
 }
 
 fn fetch(uri: &str, manifest: Option<(&str, &str)>, cache: &Path, attempt: &str, log: &mut impl FnMut(String)) -> Result<PathBuf, RemoteError> {
-    let store = Store::of(environment);
-    let place = store.place(uri).ok_or_else(|| unreachable("is no s3://BUCKET or s3://BUCKET/PREFIX".into(), true))?;
-    let agent = agent(environment("SSL_CERT_FILE"), on_loopback(&store.endpoint))?;
-    let folder = cache.join(format!("{}-{}", place.bucket(), name_of(&[&store.endpoint, uri])));
-    let mirror = Mirror { uri, store: &store, agent: &agent, place: &place, files: folder.join("files"), parts: folder.join("parts") };
+    let bucket = Bucket::of(uri, environment)?;
+    // The same name elsewhere is another store.
+    let elsewhere = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST", "AZURE_STORAGE_ENDPOINT", "AZURE_STORAGE_ACCOUNT"];
+    let place = elsewhere.map(|name| environment(name).unwrap_or_default()).join(" ");
+    let folder = cache.join(format!("{}-{}", bucket.name(), name_of(&[&place, uri])));
+    let mirror = Mirror { uri, bucket: &bucket, files: folder.join("files"), parts: folder.join("parts") };
     for path in [&mirror.files, &mirror.parts] {
         fs::create_dir_all(path).map_err(io(path))?;
     }
@@ -77,7 +78,7 @@ fn fetch(uri: &str, manifest: Option<(&str, &str)>, cache: &Path, attempt: &str,
     if !attempt.is_empty() && fs::read_to_string(&done).is_ok_and(|text| text == attempt) {
         return Ok(mirror.files);
     }
-    let objects = store.objects(&agent, &place)?;
+    let objects = bucket.objects()?;
     if objects.is_empty() {
         return Err(unreachable("holds no object; check bucket and prefix".into(), true));
     }
@@ -109,9 +110,7 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RemoteError + use<> {
 
 struct Mirror<'a> {
     uri: &'a str,
-    store: &'a Store,
-    agent: &'a ureq::Agent,
-    place: &'a Place,
+    bucket: &'a Bucket,
     /// Whole files, by their keys.
     files: PathBuf,
     /// What is on its way.
@@ -164,10 +163,7 @@ impl Mirror<'_> {
             other => other,
         };
         let partial = self.parts.join(name_of(&[key, &object.version]));
-        let address = self.store.address_in(self.place, key);
-        let is_whole = |path: &Path| fs::metadata(path).is_ok_and(|file| file.len() == object.bytes);
-        let download = Download { agent: self.agent, url: &address, token: None, version: object.etag(), limit: object.bytes, is_whole: &is_whole };
-        download.complete(&partial).map_err(named)?;
+        self.bucket.get(key, object, &partial).map_err(named)?;
         let found = storage::entry(&partial).map_err(io(&partial))?;
         if found.bytes != object.bytes {
             fs::remove_file(&partial).map_err(io(&partial))?;

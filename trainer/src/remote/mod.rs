@@ -1,19 +1,20 @@
-//! What comes from the network, weights and data: one client, one way to download that goes on where it broke off, and the stores that
-//! speak S3. Nothing here shows a secret: not a token, not a key, not the signature of an address.
+//! What comes from the network, weights and data: one client, object stores, and plain downloads that go on where they broke off. Nothing
+//! here shows a secret: not a token, not a key, not the signature of an address.
 
+mod bucket;
+mod client;
 mod guard;
 mod index;
 mod mirror;
-mod s3;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use bucket::{Bucket, in_a_store};
 pub(crate) use guard::{agent, on_loopback};
 pub use mirror::{is_remote, local};
-pub(crate) use s3::Store;
 
 /// Files that are fetched at once: small ones wait for the server more than for the line.
 const CONNECTIONS: usize = 8;
@@ -48,7 +49,7 @@ fn unreachable(why: String, permanent: bool) -> RemoteError {
 
 fn denied(status: u16) -> RemoteError {
     let why = format!(
-        "HTTP {status}: the server wants credentials; for hf:// put a token into HF_TOKEN, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from a Secret, into spec.env"
+        "HTTP {status}: the server wants credentials; put them, from a Secret, into spec.env: for hf:// HF_TOKEN, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for gs:// GOOGLE_SERVICE_ACCOUNT_KEY, for az:// AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN"
     );
     unreachable(why, true)
 }
@@ -56,36 +57,6 @@ fn denied(status: u16) -> RemoteError {
 /// What went wrong, without the address, whose query may be a secret.
 fn plain(error: &ureq::Error, url: &str) -> String {
     error.to_string().replace(url, shown(url))
-}
-
-/// The text at an address, asked for again while that may help.
-///
-/// # Errors
-/// `Unreachable`.
-fn text(agent: &ureq::Agent, url: &str) -> Result<String, RemoteError> {
-    let attempt = || -> Result<Result<String, String>, RemoteError> {
-        let mut response = match agent.get(url).call() {
-            Ok(response) => response,
-            Err(ureq::Error::Io(error)) if error.kind() == ErrorKind::PermissionDenied => return Err(unreachable(error.to_string(), true)),
-            Err(error) => return Ok(Err(plain(&error, url))),
-        };
-        match response.status().as_u16() {
-            200 => Ok(response.body_mut().read_to_string().map_err(|error| plain(&error, url))),
-            status @ (401 | 403) => Err(denied(status)),
-            status @ (404 | 410) => Err(unreachable(format!("HTTP {status}: the server does not have it"), true)),
-            status @ (429 | 500..) => Ok(Err(format!("HTTP {status}"))),
-            status => Err(unreachable(format!("HTTP {status}"), true)),
-        }
-    };
-    let mut again = 0;
-    loop {
-        match attempt()? {
-            Ok(text) => return Ok(text),
-            Err(why) if again + 1 >= TRIES => return Err(unreachable(why, false)),
-            Err(_) => std::thread::sleep(PAUSE * 2u32.pow(again)),
-        }
-        again += 1;
-    }
 }
 
 /// An environment variable that is set to something.
@@ -108,8 +79,6 @@ pub(crate) struct Download<'a> {
     pub(crate) url: &'a str,
     /// What a server is shown that asks for a bearer token.
     pub(crate) token: Option<&'a str>,
-    /// The version (ETag) that must still be there.
-    pub(crate) version: Option<&'a str>,
     /// More bytes are not taken.
     pub(crate) limit: u64,
     /// Whether a file of the disk is all of it.
@@ -148,9 +117,6 @@ impl Download<'_> {
         if have > 0 {
             request = request.header("Range", format!("bytes={have}-"));
         }
-        if let Some(version) = self.version {
-            request = request.header("If-Match", version);
-        }
         if let Some(token) = self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -174,10 +140,6 @@ impl Download<'_> {
             }
             401 | 403 => return Err(denied(status)),
             404 | 410 => return Err(unreachable(format!("HTTP {status}: the server does not have it"), true)),
-            412 => {
-                let _ = fs::remove_file(partial);
-                return Err(unreachable("changed while it was read; leave it as it is while a job starts".into(), false));
-            }
             429 | 500.. => return Ok(Try::Broken(format!("HTTP {status}"))),
             _ => return Err(unreachable(format!("HTTP {status}"), true)),
         };

@@ -5,15 +5,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_FILE, WeightsError};
-use crate::remote::{Download, RemoteError, Store, agent, environment, on_loopback, shown};
+use crate::remote::{Bucket, Download, RemoteError, agent, environment, in_a_store, on_loopback, shown};
 use crate::storage;
 
 /// The hub that `hf://` means where the environment names no other in `HF_ENDPOINT`.
 const HUB: &str = "https://huggingface.co";
 
-/// The file that `uri` names. `file://` is where it is; `https://`, `s3://BUCKET/KEY` and `hf://ORG/REPO@REVISION/FILE` are downloaded
-/// into `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`, `HF_TOKEN`, the variables of AWS's tools for
-/// keys, region and endpoint, `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE` are respected; the token goes to the hub alone, a secret key
+/// The file that `uri` names. `file://` is where it is; `https://`, `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY` and
+/// `hf://ORG/REPO@REVISION/FILE` are downloaded into `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`,
+/// `HF_TOKEN`, the variables of AWS's, Google's and Azure's tools for keys, region, account and endpoint, `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE` are respected; the token goes to the hub alone, a secret key
 /// nowhere, and neither is shown. A job cannot reach what only its node should: link-local and metadata addresses, and those of loopback
 /// unless the hub or the endpoint itself is there, are refused. `log` hears what takes long.
 ///
@@ -26,14 +26,20 @@ pub fn locate(uri: &str, sha256: Option<&str>, folder: &Path, mut log: impl FnMu
     }
     let hub = environment("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned());
     let refused = |why: String| WeightsError::Unreachable { uri: shown(uri).to_owned(), why, permanent: true };
-    let store = Store::of(environment);
-    let url = if uri.starts_with("s3://") { store.address(uri) } else { address(uri, &hub) };
-    let url = url.ok_or_else(|| refused("is no file:///…, https://…, s3://BUCKET/KEY or hf://ORG/REPO@REVISION/FILE".into()))?;
-    let loopback = on_loopback(if uri.starts_with("s3://") { &store.endpoint } else { &hub });
+    let source = if in_a_store(uri) {
+        if !uri.split_once("://").and_then(|(_, rest)| rest.split_once('/')).is_some_and(|(_, key)| !key.is_empty()) {
+            return Err(refused("names no object: it is s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into()));
+        }
+        Source::Store(Bucket::of(uri, environment).map_err(|error| of_weights(error, uri))?)
+    } else {
+        let url = address(uri, &hub);
+        let url = url.ok_or_else(|| refused("is no file:///…, https://…, s3://BUCKET/KEY, gs://…, az://… or hf://ORG/REPO@REVISION/FILE".into()))?;
+        let token = uri.starts_with("hf://").then(|| environment("HF_TOKEN")).flatten();
+        let agent = agent(environment("SSL_CERT_FILE"), on_loopback(&hub)).map_err(|error| of_weights(error, uri))?;
+        Source::Server { url, token, agent }
+    };
     let digest = sha256.ok_or_else(|| refused("needs spec.backbone.weights.sha256, so that what arrives is what was meant".into()))?.to_lowercase();
-    let token = uri.starts_with("hf://").then(|| environment("HF_TOKEN")).flatten();
-    let agent = agent(environment("SSL_CERT_FILE"), loopback).map_err(|error| of_weights(error, uri))?;
-    Fetch { uri, url, token, digest, agent }.keep_in(folder, &mut log)
+    Fetch { uri, source, digest }.keep_in(folder, &mut log)
 }
 
 /// The address behind a URI; none when it is not one of those that can be fetched.
@@ -51,10 +57,19 @@ fn address(uri: &str, hub: &str) -> Option<String> {
 /// Weights on their way into a folder.
 struct Fetch<'a> {
     uri: &'a str,
-    url: String,
-    token: Option<String>,
+    source: Source,
     digest: String,
-    agent: ureq::Agent,
+}
+
+/// Where they are.
+enum Source {
+    Server {
+        url: String,
+        /// What the server is shown that asks for a bearer token.
+        token: Option<String>,
+        agent: ureq::Agent,
+    },
+    Store(Bucket),
 }
 
 impl Fetch<'_> {
@@ -87,10 +102,20 @@ impl Fetch<'_> {
     }
 
     fn complete(&self, partial: &Path) -> Result<(), WeightsError> {
-        let is_whole = |path: &Path| digest_of(path).is_ok_and(|found| found == self.digest);
-        let download =
-            Download { agent: &self.agent, url: &self.url, token: self.token.as_deref(), version: None, limit: MAX_FILE, is_whole: &is_whole };
-        download.complete(partial).map_err(|error| of_weights(error, self.uri))
+        let done = match &self.source {
+            Source::Server { url, token, agent } => {
+                let is_whole = |path: &Path| digest_of(path).is_ok_and(|found| found == self.digest);
+                Download { agent, url, token: token.as_deref(), limit: MAX_FILE, is_whole: &is_whole }.complete(partial)
+            }
+            Source::Store(bucket) => bucket.object().and_then(|object| {
+                if object.bytes > MAX_FILE {
+                    let why = format!("is larger than the limit of {MAX_FILE} bytes");
+                    return Err(RemoteError::Unreachable { why, permanent: true });
+                }
+                bucket.get("", &object, partial)
+            }),
+        };
+        done.map_err(|error| of_weights(error, self.uri))
     }
 }
 
