@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use graft_torch::Store;
 use crate::event::{Event, Failure, RankStart};
 use crate::gate::{self, Token};
 use crate::serve::{self, Board};
+use crate::stderr::Words;
 
 /// After the first failure the other ranks have this long to tell theirs: the one that lost a peer often speaks first.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -59,25 +60,43 @@ struct Rank {
     number: u32,
     child: Child,
     ended: Option<ExitStatus>,
+    errors: Errors,
+}
+
+/// What a rank writes to standard error.
+struct Errors {
+    words: Arc<Mutex<Words>>,
+    /// Closed when all of it was read.
+    end: Receiver<()>,
+}
+
+impl Errors {
+    /// The last lines; waits a moment for them, because a rank's outputs end in any order.
+    fn last(&self) -> String {
+        let _ = self.end.recv_timeout(Duration::from_secs(1));
+        self.words.lock().map(|words| words.last()).unwrap_or_default()
+    }
 }
 
 /// Supervise the ranks of pod `index` until all have ended; the summary's `exit` is the process's exit code.
 pub fn run(config: TrainerConfig, index: u32, mut options: AgentOptions) -> TerminationSummary {
     let termination_log = options.termination_log.take();
-    let board = Arc::new(Mutex::new(Board::new(&config)));
+    let gpus = if config.gang.device == Device::Cuda { config.gang.processes } else { 0 };
+    let board = Arc::new(Mutex::new(Board::new(gpus)));
     let (sender, receiver) = channel();
     let mut agent = Agent { board: board.clone(), observer: options.observer.take(), failures: Vec::new(), output: None, terminated: false };
     let port = match options.serve {
         Serve::On => Some(config.gang.http_port),
         Serve::Off => None,
     };
-    let result =
-        serve::start(port, board, sender.clone()).and_then(|runtime| open_store(&config, index, &runtime)).and_then(|(store, store_port)| {
+    let result = serve::start(port, board, sender.clone()).and_then(|runtime| open_store(&config, index, &runtime, &sender)).and_then(
+        |(store, store_port)| {
             let result = agent.supervise(&config, (index, store_port), &options.rank_command, &sender, &receiver);
             // The store outlives every rank.
             drop(store);
             result
-        });
+        },
+    );
     if let Err(failure) = result {
         agent.failures.push(failure.of_rank(None));
     }
@@ -141,6 +160,12 @@ impl Agent {
         }
         self.listen(&mut ranks, receiver);
         stop(&mut ranks);
+        // What was said last is heard, too.
+        while let Ok(message) = receiver.try_recv() {
+            if let Message::Event(rank, event @ Event::Log { .. }) = message {
+                self.hear(rank, event);
+            }
+        }
         Ok(())
     }
 
@@ -186,9 +211,10 @@ impl Agent {
         let Some(rank) = ranks.iter_mut().find(|rank| rank.number == number) else { return };
         let Ok(status) = rank.child.wait() else { return };
         rank.ended = Some(status);
+        let last = rank.errors.last();
         let told = self.failures.iter().any(|failure| failure.rank == Some(number));
         if !status.success() && !told {
-            self.failures.push(silent_death(number, status));
+            self.failures.push(silent_death(number, status, &last));
         }
     }
 
@@ -210,12 +236,19 @@ impl Agent {
 }
 
 /// Index 0 hosts the store behind a gate, the others lead to it; gives the port of loopback where ranks find it.
-fn open_store(config: &TrainerConfig, index: u32, runtime: &tokio::runtime::Handle) -> Result<(Option<Store>, u16), Failure> {
+fn open_store(
+    config: &TrainerConfig,
+    index: u32,
+    runtime: &tokio::runtime::Handle,
+    sender: &Sender<Message>,
+) -> Result<(Option<Store>, u16), Failure> {
     let gang = &config.gang;
     let failed = |error: std::io::Error| Failure::new(ExitReason::CollectiveLost, "RendezvousNotOpened", error.to_string());
     if index > 0 {
         let (listener, port) = gate::loopback().map_err(failed)?;
-        runtime.spawn(gate::lead(listener, gang.rendezvous_host.clone(), gang.rendezvous_port, Token::of_pod()?));
+        let (sender, rank) = (sender.clone(), index * gang.processes);
+        let tell = move |message| drop(sender.send(Message::Event(rank, Event::Log { message })));
+        runtime.spawn(gate::lead(listener, gang.rendezvous_host.clone(), gang.rendezvous_port, Token::of_pod()?, tell));
         return Ok((None, port));
     }
     let store = Store::serve(Duration::from_secs(60))?;
@@ -231,7 +264,7 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     let bug = |what: &str, error: &dyn std::fmt::Display| Failure::new(ExitReason::Bug, "RankNotStarted", format!("{what}: {error}"));
     let Some((program, arguments)) = command.split_first() else { return Err(bug("rank command", &"empty")) };
     let mut process = Command::new(program);
-    process.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    process.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     process.env_remove(GANG_TOKEN);
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
@@ -266,7 +299,27 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
             let _ = sender.send(Message::Silent(number));
         });
     }
-    Ok(Rank { number, child, ended: None })
+    let errors = listen_to_errors(number, child.stderr.take(), sender.clone());
+    Ok(Rank { number, child, ended: None, errors })
+}
+
+/// Standard error is read to its end, or a rank that writes much would stand still.
+fn listen_to_errors(number: u32, output: Option<ChildStderr>, sender: Sender<Message>) -> Errors {
+    let words = Arc::new(Mutex::new(Words::default()));
+    let (ended, end) = channel();
+    let heard = words.clone();
+    std::thread::spawn(move || {
+        let say = |message| drop(sender.send(Message::Event(number, Event::Log { message })));
+        let note = |line: &str| heard.lock().ok().and_then(|mut words| words.hear(line));
+        if let Some(output) = output {
+            BufReader::new(output).split(b'\n').map_while(Result::ok).filter_map(|line| note(&String::from_utf8_lossy(&line))).for_each(say);
+        }
+        if let Some(message) = heard.lock().ok().and_then(|words| words.left_out()) {
+            say(message);
+        }
+        drop(ended);
+    });
+    Errors { words, end }
 }
 
 /// Checkpoints are atomic, so a rank needs no time to stop.
@@ -279,8 +332,8 @@ fn stop(ranks: &mut [Rank]) {
     }
 }
 
-/// A rank that ended without a word.
-fn silent_death(rank: u32, status: ExitStatus) -> TrainerFailure {
+/// A rank that ended without a word of its own; `last` are those of its libraries.
+fn silent_death(rank: u32, status: ExitStatus, last: &str) -> TrainerFailure {
     use std::os::unix::process::ExitStatusExt;
     let (exit, reason, message) = match (status.code(), status.signal()) {
         (Some(code), _) => (ExitReason::from_code(code).unwrap_or(ExitReason::Bug), "RankFailed", format!("rank {rank} exited with code {code}")),
@@ -289,5 +342,6 @@ fn silent_death(rank: u32, status: ExitStatus) -> TrainerFailure {
         }
         (None, signal) => (ExitReason::Bug, "RankCrashed", format!("rank {rank} crashed with signal {}", signal.unwrap_or_default())),
     };
+    let message = if last.is_empty() { message } else { format!("{message}; its last words: {last}") };
     TrainerFailure { exit, reason: reason.into(), message, rank: Some(rank) }
 }

@@ -1,7 +1,7 @@
-//! What a rank process tells its agent, one JSON object per line on its standard output, and how an agent starts it. The
-//! log for people goes to standard error.
+//! What a rank process tells its agent, one JSON object per line on its standard output, and how an agent starts it. What
+//! libraries write to its standard error, the agent makes events of the log.
 
-use graft_crds::contract::{ExitReason, OutputRef, Progress, RunIdentity, TrainerConfig, TrainerFailure};
+use graft_crds::contract::{ExitReason, OutputRef, Progress, RunIdentity, Stage, TrainerConfig, TrainerFailure};
 use graft_trainer_core::report::HistoryRow;
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +56,20 @@ pub enum Event {
 }
 
 impl Event {
-    /// A line of the pod's log: the event, and whose it is, so that the logs of all attempts of a job can lie in one place.
+    /// The stage that it tells of.
     #[must_use]
-    pub fn line(&self, run: &RunIdentity, rank: u32) -> String {
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Progress(progress) => Some(progress.stage),
+            Self::Epoch(row) => Some(row.stage),
+            Self::FirstStep { .. } | Self::Step(_) | Self::Exchange(_) | Self::Log { .. } | Self::Failed(_) | Self::Output(_) => None,
+        }
+    }
+
+    /// A line of the pod's log: the event, and whose it is, so that the logs of all attempts of a job can lie in one place.
+    /// `stage` is where the rank was last.
+    #[must_use]
+    pub fn line(&self, run: &RunIdentity, rank: u32, stage: Option<Stage>) -> String {
         let mut line = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = line.as_object_mut() {
             fields.insert("namespace".into(), run.namespace.as_str().into());
@@ -67,6 +78,9 @@ impl Event {
             // Rows of the history and failures name these themselves.
             fields.entry("attempt").or_insert(run.attempt.into());
             fields.entry("rank").or_insert(rank.into());
+            if let Some(stage) = stage {
+                fields.entry("stage").or_insert(stage.name().into());
+            }
         }
         line.to_string()
     }
@@ -196,10 +210,11 @@ mod tests {
     fn a_line_says_whose_it_is_and_is_still_the_event() {
         let run = RunIdentity { namespace: "radiology".into(), name: "lung-ct".into(), id: "lung-ct-1".into(), attempt: 2 };
         let event = Event::Log { message: "hello".into() };
-        let line = event.line(&run, 3);
+        let line = event.line(&run, 3, Some(Stage::FineTune));
         let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let own = serde_json::json!({"event": "log", "message": "hello", "namespace": "radiology", "name": "lung-ct", "run": "lung-ct-1", "attempt": 2, "rank": 3});
+        let own = serde_json::json!({"event": "log", "message": "hello", "namespace": "radiology", "name": "lung-ct", "run": "lung-ct-1", "attempt": 2, "rank": 3, "stage": "fineTune"});
         assert_eq!(fields, own);
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        assert!(!event.line(&run, 3, None).contains("stage"));
     }
 }

@@ -155,16 +155,19 @@ pub(crate) async fn guard(listener: std::net::TcpListener, store: u16, token: To
     }
 }
 
-/// Leads those who connect to `listener`, this pod's ranks, to the store behind `host`:`port`.
-pub(crate) async fn lead(listener: std::net::TcpListener, host: String, port: u16, token: Token) {
+/// Leads those who connect to `listener`, this pod's ranks, to the store behind `host`:`port`; `tell` hears of what fails.
+pub(crate) async fn lead<F>(listener: std::net::TcpListener, host: String, port: u16, token: Token, tell: F)
+where
+    F: Fn(String) + Clone + Send + 'static,
+{
     let Ok(listener) = from_std(listener) else { return };
     while let Ok((rank, _)) = listener.accept().await {
-        let (host, token) = (host.clone(), token.clone());
+        let (host, token, tell) = (host.clone(), token.clone(), tell.clone());
         tokio::spawn(async move {
             match reach(&host, port, &token).await {
                 Ok(outer) => pass(rank, outer).await,
                 // The rank finds its connection closed and reports a lost gang; here is why.
-                Err(error) => eprintln!("the gang's store at {host}:{port}: {error}"),
+                Err(error) => tell(format!("the gang's store at {host}:{port}: {error}")),
             }
         });
     }
@@ -232,7 +235,7 @@ mod tests {
     /// What comes back from a rank's side of the way.
     async fn echoed(port: u16, text: &[u8]) -> std::io::Result<Vec<u8>> {
         let (listener, local) = loopback().unwrap();
-        tokio::spawn(lead(listener, "127.0.0.1".into(), port, Token::new(KNOWN)));
+        tokio::spawn(lead(listener, "127.0.0.1".into(), port, Token::new(KNOWN), drop));
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, local)).await?;
         stream.write_all(text).await?;
         let mut back = vec![0; text.len()];
@@ -267,17 +270,22 @@ mod tests {
     async fn a_crowd_of_strangers_does_not_keep_members_out() {
         let port = guarded_echo().await;
         let mut silent = Vec::new();
-        for n in 0..800 {
+        for n in 0..10_000 {
             if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-                if n % 2 == 0 {
-                    let _ = stream.write_all(&[7; 20]).await;
+                match n % 3 {
+                    0 => drop(stream.write_all(&[7; 20]).await),
+                    1 => drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: gang\r\n\r\nand more than a proof is long").await),
+                    _ => {}
                 }
-                silent.push(stream);
+                // As many as a process may usually have open; the others come and go.
+                if n % 20 == 0 {
+                    silent.push(stream);
+                }
             }
         }
         // From the member's own address, which is worse than they can do from theirs: it is let in when their time is up.
         let back = timeout(4 * PROOF, echoed(port, b"member")).await.expect("a member is kept out").unwrap();
-        assert_eq!((back.as_slice(), silent.len()), (b"member".as_slice(), 800));
+        assert_eq!((back.as_slice(), silent.len()), (b"member".as_slice(), 500));
     }
 
     #[tokio::test]

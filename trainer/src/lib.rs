@@ -12,6 +12,7 @@ pub mod output;
 pub mod rank;
 pub mod remote;
 mod serve;
+mod stderr;
 pub mod storage;
 pub mod weights;
 

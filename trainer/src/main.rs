@@ -1,13 +1,14 @@
 //! The image's one binary: `agent` supervises a pod's ranks, `rank` is one of them, `verify` checks a written model, `check`
 //! shows that image and devices work.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use graft_crds::Architecture;
-use graft_crds::contract::{ExitReason, TerminationSummary, TrainerConfig};
+use graft_crds::contract::{ExitReason, Stage, TerminationSummary, TrainerConfig};
 use graft_torch::tch::{Cuda, Device, Kind, Tensor};
 use graft_trainer::agent::{self, AgentOptions, Serve};
 use graft_trainer::event::{Event, Failure};
@@ -101,6 +102,10 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
     let own = std::env::current_exe().map(OsString::from).unwrap_or_else(|_| "graft-trainer".into());
     let text = std::fs::read_to_string(path).map_err(|e| Failure::user("ConfigUnreadable", format!("{}: {e}", path.display())));
     let config = text.and_then(|text| TrainerConfig::parse(&text).map_err(|e| Failure::user("ConfigRejected", e.to_string())));
+    let (run, first_rank) = match &config {
+        Ok(config) => (Some(config.run.clone()), index * config.gang.processes),
+        Err(_) => (None, 0),
+    };
     let summary: TerminationSummary = match config {
         Ok(config) => {
             let options = AgentOptions {
@@ -109,9 +114,13 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
                 termination_log,
                 observer: Some(Box::new({
                     let run = config.run.clone();
-                    move |rank, event| match event {
-                        Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
-                        other => println!("{}", other.line(&run, rank)),
+                    let mut stages: HashMap<u32, Stage> = HashMap::new();
+                    move |rank, event| {
+                        stages.extend(event.stage().map(|stage| (rank, stage)));
+                        match event {
+                            Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
+                            other => println!("{}", other.line(&run, rank, stages.get(&rank).copied())),
+                        }
                     }
                 })),
             };
@@ -120,7 +129,11 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
         Err(failure) => agent::refuse(&failure, termination_log.as_deref()),
     };
     if let Some(failure) = &summary.failure {
-        eprintln!("error: {}: {}", failure.reason, failure.message);
+        let event = Event::Failed(failure.clone());
+        match run {
+            Some(run) => eprintln!("{}", event.line(&run, failure.rank.unwrap_or(first_rank), Some(summary.progress.stage))),
+            None => eprintln!("{}", serde_json::to_string(&event).unwrap_or_default()),
+        }
     }
     ExitCode::from(match summary.exit {
         ExitReason::Ok => 0,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use graft_crds::contract::{Device, Progress, TrainerConfig};
+use graft_crds::contract::Progress;
 use graft_trainer_core::report::HistoryRow;
 use prometheus::{Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, Opts, Registry, TextEncoder};
 
@@ -35,15 +35,14 @@ struct Gpus {
 }
 
 impl Metrics {
-    /// All metrics of a pod, without values.
+    /// All metrics of a pod with so many GPUs, without values.
     ///
     /// # Errors
     /// A name is there twice.
-    pub(crate) fn new(config: &TrainerConfig) -> prometheus::Result<Self> {
+    pub(crate) fn new(gpus: u32) -> prometheus::Result<Self> {
         let seconds = |name: &str, help: &str| -> prometheus::Result<HistogramOpts> {
             Ok(HistogramOpts::new(name, help).buckets(prometheus::exponential_buckets(0.001, 2.0, 16)?))
         };
-        let count = if config.gang.device == Device::Cuda { config.gang.processes } else { 0 };
         let metrics = Self {
             registry: Registry::new(),
             samples: IntCounter::new("graft_trainer_samples_total", "Images that passed through training steps in this pod.")?,
@@ -69,7 +68,7 @@ impl Metrics {
             )?)?,
             memory: Gauge::new("graft_trainer_memory_bytes", "Resident memory of this pod's ranks together.")?,
             gpu_seconds: Counter::new("graft_trainer_gpu_seconds_total", "Seconds that this pod's ranks have held GPUs, of all its GPUs together.")?,
-            gpus: Gpus { count, since: Instant::now() },
+            gpus: Gpus { count: gpus, since: Instant::now() },
         };
         metrics.register()?;
         Ok(metrics)

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use graft_crds::contract::{ExitReason, Progress, TrainerConfig};
+use graft_crds::contract::{ExitReason, Progress};
 
 use crate::agent::Message;
 use crate::event::{Event, Failure};
@@ -25,8 +25,9 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(config: &TrainerConfig) -> Self {
-        Self { progress: Progress::default(), speaker: None, ranks: Vec::new(), metrics: Metrics::new(config).ok() }
+    /// The board of a pod with so many GPUs.
+    pub(crate) fn new(gpus: u32) -> Self {
+        Self { progress: Progress::default(), speaker: None, ranks: Vec::new(), metrics: Metrics::new(gpus).ok() }
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -121,5 +122,28 @@ async fn http(listener: std::net::TcpListener, board: Arc<Mutex<Board>>) {
     let listening = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
     if let Ok(listener) = listening {
         let _ = axum::serve(listener, routes).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::StepTimes;
+
+    /// Series of the board after so many steps and epochs.
+    fn series(steps: u64) -> usize {
+        let mut board = Board::new(0);
+        for step in 0..steps {
+            board.record(0, &Event::Step(StepTimes { samples: 16, data: 0.001 * step as f64, ..StepTimes::default() }));
+            let metrics = [("validation_auroc".to_owned(), 0.5), ("auroc".to_owned(), 1.0 / (step + 1) as f64)].into();
+            board.record(0, &Event::Progress(Progress { step, epoch: step, metrics, ..Progress::default() }));
+        }
+        String::from_utf8(board.metrics_text()).unwrap().lines().filter(|line| !line.starts_with('#')).count()
+    }
+
+    #[test]
+    fn a_longer_run_has_no_more_series() {
+        assert!(series(2) > 50);
+        assert_eq!(series(2), series(2000));
     }
 }
