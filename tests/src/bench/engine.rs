@@ -105,7 +105,7 @@ fn run(bench: &str, device: Device, pairs: &'static [Pair]) -> Result<()> {
     let lab = Lab::new(device, &pairs)?;
     let mut rows = Vec::new();
     for pair in pairs {
-        let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair), || lab.torch("train", pair, lab.trained))?;
+        let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair, &[]), || lab.torch("train", pair, lab.trained))?;
         rows.push(row(pair.name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
         if device == Device::Gpu || pair.ranks == 1 && pair.unfreeze == "*" {
             let name = format!("start to first step, {}", pair.architecture);
@@ -128,6 +128,29 @@ fn run(bench: &str, device: Device, pairs: &'static [Pair]) -> Result<()> {
         conditions["gpu"] = String::from_utf8_lossy(&told.stdout).trim().into();
     }
     print(bench, &conditions, &rows);
+    Ok(())
+}
+
+/// Read by `trainer/src/rank/mod.rs`.
+const STEPS_UNTOLD: (&str, &str) = ("GRAFT_STEPS", "untold");
+
+/// What metrics cost: the same steps with each one told to the agent and counted, and without. The smallest step is the worst case.
+pub(super) fn metrics() -> Result<()> {
+    let pairs: Vec<&Pair> =
+        PAIRS.iter().filter(|pair| ["resnet18", "mobilenet_v1_025"].contains(&pair.architecture) && pair.unfreeze == "*").collect();
+    let lab = Lab::new(Device::Cpu, &pairs)?;
+    let mut rows = Vec::new();
+    for pair in pairs {
+        let (with, without) = lab.turns(pair.name, rounds(), || lab.graft(pair, &[]), || lab.graft(pair, &[STEPS_UNTOLD]))?;
+        rows.push(row(
+            &format!("{}, with metrics beside without", pair.name),
+            (&with, &without),
+            "images/s",
+            |s| s.images_per_second,
+            Aim::AtLeast(0.99),
+        ));
+    }
+    print("metrics", &conditions(), &rows);
     Ok(())
 }
 
@@ -223,7 +246,7 @@ impl Lab {
         })
     }
 
-    fn run(&self, pair: &Pair) -> Result<Told> {
+    fn run(&self, pair: &Pair, environment: &[(&str, &str)]) -> Result<Told> {
         let output = self.folder.path().join("out");
         let _ = std::fs::remove_dir_all(&output);
         let uri = |path: &Path| format!("file://{}", path.display());
@@ -245,12 +268,12 @@ impl Lab {
         let file = self.folder.path().join("job.json");
         std::fs::write(&file, job.to_string())?;
         let mut command = self.pinned(&scenario::binary("graft")?);
-        command.arg("run").arg(&file);
+        command.arg("run").arg(&file).envs(environment.iter().copied());
         self.listen(command)
     }
 
-    fn graft(&self, pair: &Pair) -> Result<Seen> {
-        let told = self.run(pair)?;
+    fn graft(&self, pair: &Pair, environment: &[(&str, &str)]) -> Result<Seen> {
+        let told = self.run(pair, environment)?;
         let epochs = told.events("epoch").filter(|(_, e)| e["stage"] == "fineTune").skip(1);
         let speeds: Vec<f64> = epochs.filter_map(|(_, e)| e["samples_per_second"].as_f64()).collect();
         let first_step_seconds = told.events("firstStep").map(|(at, _)| at).next().context("no first step")?;
@@ -279,7 +302,7 @@ impl Lab {
 
     /// The stage that runs the backbone over all images, after a fine-tuning of the head that warms up and fills the cache.
     fn features(&self, pair: &Pair) -> Result<Seen> {
-        let told = self.run(pair)?;
+        let told = self.run(pair, &[])?;
         let began = told.events("progress").find(|(_, e)| e["stage"] == "features").context("no features")?.0;
         let ended = told.when("features of ").context("no end of the features")?;
         Ok(Seen { images_per_second: self.all as f64 / (ended - began), peak_bytes: told.peak_bytes, first_step_seconds: f64::NAN })

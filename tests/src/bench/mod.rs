@@ -5,6 +5,7 @@ mod accuracy;
 mod ddp;
 mod engine;
 mod input;
+mod install;
 mod local;
 mod operator;
 mod parity;
@@ -19,6 +20,8 @@ pub const ALL: &[(&str, &str)] = &[
     ("covid-ct", "accuracy and AUROC on COVID-CT's official split after fine-tuning, five seeds"),
     ("covid-ct-lpft", "the same after linear probing, then fine-tuning of seven convolutions"),
     ("start", "kubectl apply to the first training step, in parts"),
+    ("install", "helm install to a ready operator, with the image on the node"),
+    ("metrics", "training steps with metrics beside the same without"),
     ("operator", "memory when idle, and writes to the API server over a job's life"),
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
     ("input", "images and manifests read beside torchvision, Pillow and pydicom"),
@@ -36,6 +39,8 @@ pub fn run(name: &str) -> Result<()> {
         "covid-ct" => accuracy::run(&accuracy::EXAMPLE),
         "covid-ct-lpft" => accuracy::run(&accuracy::PROBE_THEN_TUNE),
         "start" => start::run(),
+        "install" => install::run(),
+        "metrics" => engine::metrics(),
         "operator" => operator::run(),
         "ddp" => ddp::run(),
         "engine" => engine::on_cpu(),

@@ -116,6 +116,8 @@ pub(crate) struct Rank {
     boardless: bool,
     /// What is done now is a part of another stage: it tells neither progress nor history.
     aside: bool,
+    /// Each step is told to the agent, which counts it; off where somebody measures what that costs.
+    tells_steps: bool,
     /// Images in one forward pass without gradients.
     pub(crate) evaluated_at_once: usize,
 }
@@ -159,6 +161,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         board: None,
         boardless: false,
         aside: false,
+        tells_steps: std::env::var_os("GRAFT_STEPS").is_none_or(|value| value != "untold"),
         evaluated_at_once: if device == Device::Cpu { 32 } else { 256 },
         config,
     };

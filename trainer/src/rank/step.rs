@@ -239,7 +239,9 @@ impl Stepper {
             times.backward += lap();
         }
         rank.step_done();
-        say(&Event::Step(times));
+        if rank.tells_steps {
+            say(&Event::Step(times));
+        }
         Ok(())
     }
 
