@@ -24,7 +24,7 @@ pub struct Workers {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub processes: i32,
-    /// CPU and memory of each pod. Each process gets its share of the requested CPUs as threads. Default: requests of 1 CPU per process and 2Gi.
+    /// CPU and memory of each pod. Each process gets its share of the requested CPUs as threads. Default: requests of 1 CPU per process and 2Gi, a limit of 8Gi per process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }

@@ -22,6 +22,12 @@ const SHM_VOLUME: &str = "graft-shm";
 const NODE_PATIENCE: i64 = 30;
 /// Time for a last checkpoint after SIGTERM, in seconds.
 const GRACE: i64 = 30;
+/// Most that a pod may write to `/tmp`: the trainer keeps nothing there, libraries a little.
+const TMP_SIZE: &str = "2Gi";
+/// Most that the processes of a pod may share; what they do share counts as the pod's memory.
+const SHM_SIZE: &str = "8Gi";
+/// Most memory of each process of a pod whose author names none, in Gi.
+const MEMORY_LIMIT: i32 = 8;
 
 /// The template of an attempt's pods.
 pub fn template(attempt: &Attempt<'_>, annotations: BTreeMap<String, String>) -> PodTemplateSpec {
@@ -79,13 +85,14 @@ fn container(attempt: &Attempt<'_>) -> Container {
     }
 }
 
-/// What a pod asks for: the user's resources, or one CPU per process and 2Gi; GPUs on top.
+/// What a pod asks for: the user's resources, or one CPU per process and 2Gi, which may become 8Gi per process; GPUs on top.
 pub fn resources(workers: &Workers) -> ResourceRequirements {
     let mut resources = workers.resources.clone().unwrap_or_else(|| ResourceRequirements {
         requests: Some(BTreeMap::from([
             ("cpu".into(), Quantity(workers.processes_per_pod().to_string())),
             ("memory".into(), Quantity("2Gi".into())),
         ])),
+        limits: Some(BTreeMap::from([("memory".into(), Quantity(format!("{}Gi", MEMORY_LIMIT.saturating_mul(workers.processes_per_pod()))))])),
         ..ResourceRequirements::default()
     });
     if workers.gpus > 0 {
@@ -140,13 +147,17 @@ fn volumes(attempt: &Attempt<'_>) -> Vec<Volume> {
         ..Volume::default()
     });
     if !mounted(&spec.volume_mounts, "/tmp") {
-        all.push(Volume { name: TMP_VOLUME.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
+        all.push(scratch(TMP_VOLUME, None, TMP_SIZE));
     }
     if spec.workers.gpus > 0 && !mounted(&spec.volume_mounts, "/dev/shm") {
-        let memory = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: None };
-        all.push(Volume { name: SHM_VOLUME.into(), empty_dir: Some(memory), ..Volume::default() });
+        all.push(scratch(SHM_VOLUME, Some("Memory"), SHM_SIZE));
     }
     all
+}
+
+fn scratch(name: &str, medium: Option<&str>, size: &str) -> Volume {
+    let source = EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: Some(Quantity(size.into())) };
+    Volume { name: name.into(), empty_dir: Some(source), ..Volume::default() }
 }
 
 fn volume(v: &JobVolume) -> Volume {

@@ -403,5 +403,20 @@ fn the_children_are_what_the_contract_says() {
     assert_eq!(guard.pod_selector.as_ref().unwrap().match_labels.as_ref(), Some(selector));
     assert!(others.from.is_none() && others.ports.as_ref().unwrap().len() == 1);
     let text = serde_json::to_string(job).unwrap();
-    assert!(!text.contains("null") && !text.contains("{}") || text.contains("\"emptyDir\":{}"), "{text}");
+    assert!(!text.contains("null") && !text.contains("{}"), "{text}");
+}
+
+/// What nobody asked for is bounded: a pod without resources, and every scratch folder.
+#[test]
+fn pods_are_limited() {
+    let mut fake = Fake::new(1);
+    fake.world.job.spec.workers.gpus = 1;
+    let plan = decide(&fake.world);
+    let Some(Child::Job(job)) = plan.apply.last() else { panic!("{:?}", plan.apply) };
+    let pod = job.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let limits = pod.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+    assert_eq!((limits["memory"].0.as_str(), limits["nvidia.com/gpu"].0.as_str()), ("8Gi", "1"));
+    let scratch: Vec<_> = pod.volumes.as_ref().unwrap().iter().filter_map(|v| Some((v.name.as_str(), v.empty_dir.as_ref()?))).collect();
+    assert_eq!(scratch.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["graft-tmp", "graft-shm"]);
+    assert!(scratch.iter().all(|(_, folder)| folder.size_limit.is_some()), "{scratch:?}");
 }
