@@ -73,3 +73,81 @@ async fn ask(target: &ProgressTarget) -> Result<Progress, PullError> {
     }
     exchange.await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const GOOD: &str = r#"{"stage":"fineTune","epoch":1,"epochs":2,"step":7,"percent":40.0}"#;
+
+    /// What a pod answers, chunk by chunk; `pause` between them, and what comes after the last is repeated for ever.
+    struct Pod {
+        chunks: Vec<Vec<u8>>,
+        pause: Duration,
+        endless: &'static [u8],
+    }
+
+    impl Pod {
+        fn saying(text: impl Into<Vec<u8>>) -> Self {
+            Self { chunks: vec![text.into()], pause: Duration::ZERO, endless: b"" }
+        }
+
+        async fn asked(self) -> Result<Progress, PullError> {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                for chunk in self.chunks {
+                    let _ = stream.write_all(&chunk).await;
+                    tokio::time::sleep(self.pause).await;
+                }
+                while !self.endless.is_empty() && stream.write_all(self.endless).await.is_ok() {
+                    tokio::time::sleep(self.pause).await;
+                }
+            });
+            pull(&ProgressTarget { ip: "127.0.0.1".into(), port, attempt: "a".into() }).await
+        }
+    }
+
+    fn answer(body: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn an_honest_pod_is_heard() {
+        assert_eq!(Pod::saying(answer(GOOD)).asked().await.unwrap().step, 7);
+    }
+
+    #[tokio::test]
+    async fn a_hostile_pod_costs_two_seconds_and_64_kib_at_most() {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let pods = [
+            ("says nothing", Pod { chunks: Vec::new(), pause: Duration::from_secs(9), endless: b" " }),
+            ("drips its headers", Pod { chunks: vec![b"HTTP/1.1 200 OK\r\n".to_vec()], pause: Duration::from_millis(50), endless: b"A: b\r\n" }),
+            ("floods with headers", Pod { chunks: vec![b"HTTP/1.1 200 OK\r\n".to_vec()], pause: Duration::ZERO, endless: b"A: b\r\n" }),
+            ("has a long header", Pod { chunks: vec![b"HTTP/1.1 200 OK\r\nA: ".to_vec()], pause: Duration::ZERO, endless: &[b'x'; 4096] }),
+            ("has an endless body", Pod { chunks: vec![chunked.into()], pause: Duration::ZERO, endless: b"4\r\nxxxx\r\n" }),
+            ("lies about its length", Pod::saying(format!("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{GOOD}"))),
+            ("is too large", Pod::saying(answer(&format!("{}{GOOD}", " ".repeat(LIMIT))))),
+            ("leads elsewhere", Pod::saying("HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n")),
+            ("is no HTTP", Pod::saying(vec![0xff; 70_000])),
+            ("hangs up", Pod::saying("")),
+            ("is no JSON", Pod::saying(answer("<html>"))),
+            ("is nested deeply", Pod::saying(answer(&"[".repeat(60_000)))),
+            ("is of another contract", Pod::saying(answer(r#"{"stage":"mining"}"#))),
+            ("counts below zero", Pod::saying(answer(&GOOD.replace(":7", ":-7")))),
+        ];
+        for (what, pod) in pods {
+            let began = Instant::now();
+            let answer = pod.asked().await;
+            assert!(answer.is_err(), "a pod that {what}: {answer:?}");
+            assert!(began.elapsed() < TIMEOUT + Duration::from_millis(500), "a pod that {what} took {:?}", began.elapsed());
+        }
+    }
+}

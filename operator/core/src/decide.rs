@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::children::{self, Attempt};
 use crate::conditions;
+use crate::failure::clean;
 use crate::gang::{self, Gang};
 use crate::plan::{Event, EventKind, Plan, ProgressTarget};
 use crate::progress::{self, Due};
@@ -152,7 +153,7 @@ fn succeed(draft: &mut Draft<'_>, summary: Option<&TerminationSummary>) {
     let world = draft.world;
     if let Some(summary) = summary {
         progress::show(&mut draft.status, &summary.progress, &world.job.spec.evaluation);
-        draft.status.output = summary.output.as_ref().map(|o| OutputStatus { uri: o.uri.clone(), digest: o.digest.clone() });
+        draft.status.output = summary.output.as_ref().map(|o| OutputStatus { uri: clean(&o.uri), digest: clean(&o.digest) });
     }
     if let Some(progress) = &mut draft.status.progress {
         progress.percent = 100;

@@ -1,11 +1,14 @@
 //! Why a pod failed: from the trainer's own last words where it left some, else from the exit code, the signal, the
 //! kubelet and the conditions of the pod. Pods in whatever odd state get an answer; nothing here decides about restarts.
 
-use graft_crds::contract::{ExitReason, TerminationSummary, TrainerFailure};
+use graft_crds::contract::{ExitReason, TerminationSummary, TrainerFailure, truncate};
 use graft_crds::status::{Failure, FailureClass};
 use jiff::Timestamp;
 
 use crate::world::{Container, PodPhase, PodView};
+
+/// Bytes of what a pod said; its termination message has no more.
+const SAID: usize = 4096;
 
 /// How near a failure is to the cause: of several pods that failed, the smallest names the gang's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,16 +144,12 @@ pub fn no_summary(pod: &PodView) -> Failure {
 fn new(pod: &PodView, class: FailureClass, reason: &str, message: &str) -> Failure {
     let reason: String = reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
     let reason = if reason.starts_with(|c: char| c.is_ascii_alphabetic()) { reason } else { "Unknown".into() };
-    Failure {
-        class,
-        reason,
-        message: message.to_owned(),
-        pod: Some(pod.name.clone()),
-        node: pod.node.clone(),
-        rank: None,
-        exit_code: None,
-        signal: None,
-    }
+    Failure { class, reason, message: clean(message), pod: Some(pod.name.clone()), node: pod.node.clone(), rank: None, exit_code: None, signal: None }
+}
+
+/// What a pod said, for a terminal: bounded, in lines, and without what moves the cursor.
+pub(crate) fn clean(text: &str) -> String {
+    truncate(text, SAID).chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 fn sentence(pod: &str, what: &str, details: &str) -> String {

@@ -8,6 +8,11 @@ use graft_crds::spec::Evaluation;
 use graft_crds::status::{CheckpointStatus, DataStatus, ProgressStatus};
 use jiff::{SignedDuration, Timestamp};
 
+/// Most metrics in a status; a task of 30 findings has fewer.
+const METRICS: usize = 200;
+/// Bytes of a metric's name.
+const NAME: usize = 128;
+
 /// Write progress into a status.
 pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Evaluation) {
     let percent = if progress.percent.is_finite() { progress.percent.clamp(0.0, 100.0).floor() as i32 } else { 0 };
@@ -21,15 +26,27 @@ pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Ev
         eta: progress.eta_seconds.and_then(eta),
     });
     if !progress.metrics.is_empty() {
-        status.metrics = progress.metrics.iter().filter(|(_, v)| v.is_finite()).map(|(k, v)| (k.clone(), format!("{v:.4}"))).collect();
+        let known = progress.metrics.iter().filter(|(name, value)| value.is_finite() && is_name(name)).take(METRICS);
+        status.metrics = known.map(|(name, value)| (name.clone(), fraction(*value))).collect();
         status.headline = headline(&progress.metrics, evaluation);
     }
     if let Some(findings) = &progress.data {
         status.data = Some(data(findings));
     }
     if let Some(checkpoint) = &progress.checkpoint {
-        status.checkpoint = Some(CheckpointStatus { epoch: signed(checkpoint.epoch), digest: checkpoint.digest.clone() });
+        let digest = checkpoint.digest.chars().filter(char::is_ascii_hexdigit).take(64).collect();
+        status.checkpoint = Some(CheckpointStatus { epoch: signed(checkpoint.epoch), digest });
     }
+}
+
+/// A pod is believed in what it measured, not in how much and under which names.
+fn is_name(name: &str) -> bool {
+    (1..=NAME).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// Four decimals; a number so large that they mean nothing in powers of ten.
+fn fraction(value: f64) -> String {
+    if value.abs() < 1e15 { format!("{value:.4}") } else { format!("{value:e}") }
 }
 
 /// Findings come from a pod: no more of them than there are features, and no class name at length or with control characters.
@@ -95,7 +112,7 @@ fn headline(metrics: &BTreeMap<String, f64>, evaluation: &Evaluation) -> Option<
     let name = evaluation.metrics.first()?.name();
     let validation = format!("validation_{name}");
     let (name, value) = metrics.get_key_value(name).or_else(|| metrics.get_key_value(&validation))?;
-    value.is_finite().then(|| format!("{name}={value:.3}"))
+    value.is_finite().then(|| if value.abs() < 1e15 { format!("{name}={value:.3}") } else { format!("{name}={value:e}") })
 }
 
 /// Three significant digits: `1.23`, `45.6`, `789`, `12300`.

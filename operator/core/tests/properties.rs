@@ -5,6 +5,7 @@
 mod fake;
 
 use fake::Fake;
+use graft_crds::contract::{CheckpointRef, DataFindings, Progress, ShortcutFeature, ShortcutFinding, Stage};
 use graft_crds::status::Phase;
 use graft_operator_core::{Container, JobOutcome, JobView, PodPhase, PodView, decide, expected_job, progress_target};
 use jiff::{SignedDuration, Timestamp};
@@ -111,6 +112,53 @@ proptest! {
             let _ = decide(&fake.world);
         }
     }
+}
+
+proptest! {
+    // Each of them is large.
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever a pod says of its progress, the status stays small and has nothing in it that moves a terminal's cursor.
+    #[test]
+    fn hostile_progress_is_bounded(progress in hostile_progress(), exit in any::<bool>()) {
+        let mut fake = Fake::new(1);
+        fake.settle();
+        fake.pods_run();
+        if exit {
+            let text = serde_json::json!({"exit": "Ok", "progress": progress, "output": {"uri": "file:///\u{1b}[2J", "digest": "\u{7}"}}).to_string();
+            fake.world.pods[0].phase = PodPhase::Succeeded;
+            fake.world.pods[0].container = fake::ended(0, &text, fake.world.now);
+        }
+        fake.world.progress = Some(progress);
+        let status = decide(&fake.world).status.unwrap();
+        let text = serde_json::to_string(&status).unwrap();
+        prop_assert!(text.len() < 64 * 1024, "{} bytes", text.len());
+        prop_assert!(!text.contains("\\u00"), "{}", text);
+        prop_assert_eq!(status.stage, Some(Stage::FineTune));
+    }
+}
+
+fn hostile_progress() -> impl Strategy<Value = Progress> {
+    let text = || prop_oneof![Just("\u{1b}[31m".to_owned()), Just("\u{0}".to_owned()), "\\PC{0,8}", Just("x".repeat(60_000)), ".{0,200}"];
+    let metrics = proptest::collection::btree_map(prop_oneof![text(), "[a-z]{1,40}"], any::<f64>(), 0..400);
+    (metrics, text(), text(), any::<(u64, u64, u64, f64)>(), any::<(f64, f64)>()).prop_map(|(metrics, digest, class, numbers, speed)| {
+        let (epoch, epochs, step, percent) = numbers;
+        let shortcut = ShortcutFinding { feature: ShortcutFeature::ImageSize, class, auroc: percent };
+        let data = DataFindings { images: step, skipped: epoch, pairs_across_splits: epochs, label_conflicts: step, shortcuts: vec![shortcut; 100] };
+        Progress {
+            stage: Stage::FineTune,
+            epoch,
+            epochs,
+            step,
+            percent,
+            samples_per_second: Some(speed.0),
+            eta_seconds: Some(speed.1),
+            loss: Some(speed.0),
+            metrics,
+            checkpoint: Some(CheckpointRef { epoch, digest }),
+            data: Some(data),
+        }
+    })
 }
 
 fn arbitrary_pod() -> impl Strategy<Value = serde_json::Value> {
