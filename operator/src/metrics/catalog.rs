@@ -88,6 +88,12 @@ pub(super) const RESTARTS: Metric = metric(
     &["namespace", "class"],
     "Gangs that were started again by class of the failure; Preempted is not counted against a job",
 );
+pub(super) const LOST_EPOCHS: Metric = metric(
+    Kind::Counter,
+    "graft_lost_epochs_total",
+    &["namespace"],
+    "Epochs of fine-tuning that were in no checkpoint when their gang was lost; as exact as progress is read",
+);
 pub(super) const QUEUE_WAIT: Metric = metric(
     Kind::Histogram,
     "graft_queue_wait_seconds",
@@ -174,6 +180,7 @@ pub const ALL: &[Metric] = &[
     SUCCEEDED,
     FAILED,
     RESTARTS,
+    LOST_EPOCHS,
     QUEUE_WAIT,
     TIME_TO_RUNNING,
     RECOVERY,

@@ -20,6 +20,8 @@ pub(super) enum Passage {
     Recovered(f64),
     /// The gang is started again after a failure of this class.
     Restarted(FailureClass),
+    /// So many epochs of it were in no checkpoint.
+    Lost(u64),
     /// The model is written.
     Succeeded,
     /// Ended without a model.
@@ -48,6 +50,9 @@ pub(super) fn between(before: Option<&TransferJobStatus>, after: &TransferJobSta
     if after.restarts.preemptions > before.restarts.preemptions {
         passages.push(Passage::Restarted(FailureClass::Preempted));
     }
+    if after.restarts.total > before.restarts.total {
+        passages.extend(lost_epochs(after).map(Passage::Lost));
+    }
     if before.phase == after.phase {
         return passages;
     }
@@ -65,6 +70,13 @@ pub(super) fn between(before: Option<&TransferJobStatus>, after: &TransferJobSta
         Some(Phase::Pending | Phase::Starting | Phase::Running | Phase::Restarting | Phase::Suspended) | None => {}
     }
     passages
+}
+
+/// Epochs of fine-tuning that were told and are in no checkpoint.
+fn lost_epochs(status: &TransferJobStatus) -> Option<u64> {
+    let done = status.progress.as_ref().filter(|_| status.stage == Some(Stage::FineTune))?.epoch;
+    let kept = status.checkpoint.as_ref().map_or(0, |c| c.epoch);
+    u64::try_from(done.saturating_sub(kept)).ok().filter(|lost| *lost > 0)
 }
 
 /// The stage of each job and since when it is known. A stage is measured when the next one begins or the job succeeds in
@@ -206,6 +218,7 @@ mod tests {
             (
                 60,
                 json!({"phase": "Restarting", "runToken": "1", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1},
+                 "stage": "fineTune", "progress": {"summary": "50%", "percent": 50, "epoch": 5}, "checkpoint": {"epoch": 3, "digest": "d"},
                  "failure": {"class": "PodLost", "reason": "r", "message": "m"},
                  "conditions": [{"type": "Running", "status": "False", "reason": "r", "message": "", "lastTransitionTime": "2026-01-01T00:01:00Z"}]}),
             ),
@@ -224,6 +237,7 @@ mod tests {
             Passage::Queued(20.0),
             Passage::FirstRun(25.0),
             Passage::Restarted(FailureClass::PodLost),
+            Passage::Lost(2),
             Passage::Recovered(30.0),
             Passage::Succeeded,
         ];

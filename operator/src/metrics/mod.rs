@@ -41,7 +41,9 @@ pub enum Outcome {
 impl Outcome {
     const ALL: [Self; 3] = [Self::Success, Self::RequeueAfter, Self::Error];
 
-    fn name(self) -> &'static str {
+    /// The name in the label `result`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::RequeueAfter => "requeue_after",
@@ -74,6 +76,7 @@ pub struct Metrics {
     succeeded: IntCounterVec,
     failed: IntCounterVec,
     restarts: IntCounterVec,
+    lost_epochs: IntCounterVec,
     queue_wait: HistogramVec,
     time_to_running: HistogramVec,
     recovery: HistogramVec,
@@ -113,6 +116,7 @@ impl Metrics {
             succeeded: catalog::SUCCEEDED.counter(r)?,
             failed: catalog::FAILED.counter(r)?,
             restarts: catalog::RESTARTS.counter(r)?,
+            lost_epochs: catalog::LOST_EPOCHS.counter(r)?,
             queue_wait: catalog::QUEUE_WAIT.histogram(r, LONG)?,
             time_to_running: catalog::TIME_TO_RUNNING.histogram(r, LONG)?,
             recovery: catalog::RECOVERY.histogram(r, LONG)?,
@@ -158,6 +162,7 @@ impl Metrics {
         self.created.with_label_values(&[namespace]);
         self.succeeded.with_label_values(&[namespace]);
         self.goodput.with_label_values(&[namespace]);
+        self.lost_epochs.with_label_values(&[namespace]);
         for (_, cause) in Spent::BADPUT {
             self.badput.with_label_values(&[namespace, cause]);
         }
@@ -220,6 +225,7 @@ impl Metrics {
                 Passage::FirstRun(seconds) => self.time_to_running.with_label_values::<&str>(&[]).observe(seconds),
                 Passage::Recovered(seconds) => self.recovery.with_label_values::<&str>(&[]).observe(seconds),
                 Passage::Restarted(class) => self.restarts.with_label_values(&[namespace.as_str(), class.name()]).inc(),
+                Passage::Lost(epochs) => self.lost_epochs.with_label_values(&[&namespace]).inc_by(epochs),
                 Passage::Succeeded => self.succeeded.with_label_values(&[&namespace]).inc(),
                 Passage::Failed(class) => self.failed.with_label_values(&[namespace.as_str(), class.name()]).inc(),
             }
