@@ -54,6 +54,8 @@ pub struct Values {
     pub metrics: Metrics,
     /// What Prometheus and Grafana take; each needs its operator or sidecar in the cluster.
     pub monitoring: Monitoring,
+    /// Where traces go. Only `graft-operator-otel` sends them.
+    pub tracing: Tracing,
     /// Who may talk to the operator, and to whom it may talk.
     pub network_policy: NetworkPolicy,
     /// What TransferJobs may ask for. Without it, whatever their authors could ask for in a Job.
@@ -182,6 +184,15 @@ pub struct Metrics {
     pub authorize: bool,
 }
 
+/// Where traces go.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tracing {
+    /// A collector that takes OTLP over HTTP, with its port, such as `http://collector.monitoring:4318`. Empty: none.
+    #[schemars(regex(pattern = "^(https?://[^/:]+:[0-9]+)?$"))]
+    pub endpoint: String,
+}
+
 /// What `helm test` does.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -194,6 +205,12 @@ pub struct Test {
     pub claim: String,
     /// Storage class of the claim that is made. Empty: the cluster's default.
     pub storage_class: String,
+    /// How long the data and the job may take, each, in seconds; pods that do not run after half of it make the test fail.
+    #[schemars(range(min = 10))]
+    pub seconds: u32,
+    /// CPU and memory of the job.
+    #[schemars(with = "Map<String, Value>")]
+    pub resources: Value,
 }
 
 /// What Prometheus and Grafana take.
@@ -317,10 +334,18 @@ impl Default for Values {
                     annotations: BTreeMap::new(),
                 },
             },
+            tracing: Tracing { endpoint: String::new() },
             network_policy: NetworkPolicy { enabled: true, scrapers: Vec::new(), restrict_egress: false, api_server_ports: vec![443, 6443] },
             admission: Admission { enabled: false, images: Vec::new(), service_accounts: Vec::new(), host_paths: false, max_processes: 0 },
             pod_disruption_budget: Switch { enabled: false },
-            test: Test { namespace: String::new(), image: String::new(), claim: String::new(), storage_class: String::new() },
+            test: Test {
+                namespace: String::new(),
+                image: String::new(),
+                claim: String::new(),
+                storage_class: String::new(),
+                seconds: 240,
+                resources: json!({"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}),
+            },
             global: json!({}),
         }
     }

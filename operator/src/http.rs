@@ -15,10 +15,10 @@ use kube::runtime::reflector::Store;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::GuardedJob;
 use crate::gatekeeper::{self, Gatekeeper};
 use crate::reconcile::Context;
 use crate::tls;
-use graft_operator::GuardedJob;
 
 /// What the handlers read.
 #[derive(Clone)]

@@ -6,10 +6,10 @@ use std::fmt::Debug;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::GuardedJob;
 use futures::channel::mpsc::UnboundedSender;
 use futures::{Stream, StreamExt};
 use graft_crds::names::{LABEL_JOB, LABEL_JOB_UID};
-use graft_operator::GuardedJob;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt};

@@ -1,9 +1,19 @@
-//! What others know of the operator: its rights, its flags and its metrics. The charts, dashboards and documentation are
-//! generated from them; the program itself is `main.rs` and the modules that it names.
+//! The operator as a library. Its rights, flags and metrics are what charts, dashboards and documentation are generated from;
+//! `program` is what two binaries run: `graft-operator`, and `graft-operator-otel` with a tracer.
 
 pub mod access;
 pub mod config;
+mod gatekeeper;
+mod http;
+mod index;
+mod memory;
 pub mod metrics;
+pub mod program;
+mod pull;
+mod reconcile;
+mod tls;
+pub mod tracer;
+mod trial;
 
 /// A TransferJob as it is watched: one that cannot be read does not stop the others.
 pub type GuardedJob = kube::core::DeserializeGuard<graft_crds::TransferJob>;

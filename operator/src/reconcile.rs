@@ -20,11 +20,12 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::GuardedJob;
 use crate::index::Table;
 use crate::memory::Memory;
+use crate::metrics::{Metrics, Outcome};
 use crate::pull::pull;
-use graft_operator::GuardedJob;
-use graft_operator::metrics::{Metrics, Outcome};
+use crate::tracer::{Reconcile, Tracer};
 
 /// Longest time for one reconcile; the client's own retries could take many minutes.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,6 +50,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Hears what happens, if there is one.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 /// Why a reconcile failed.
@@ -80,7 +83,7 @@ fn api_error(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
 /// # Errors
 /// See [`ReconcileError`].
 pub async fn reconcile(guarded: Arc<GuardedJob>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let began = Instant::now();
+    let (began, start) = (Instant::now(), Timestamp::now());
     context.metrics.begin(&guarded);
     let result = match &guarded.0 {
         Ok(job) => tokio::time::timeout(TIMEOUT, reconcile_job(job, &context)).await.unwrap_or(Err(ReconcileError::Timeout)),
@@ -92,6 +95,10 @@ pub async fn reconcile(guarded: Arc<GuardedJob>, context: Arc<Context>) -> Resul
         Err(_) => Outcome::Error,
     };
     context.metrics.end(&guarded, outcome, began.elapsed().as_secs_f64());
+    if let (Some(tracer), Ok(job)) = (&context.tracer, &guarded.0) {
+        let error = result.as_ref().err().map(ToString::to_string);
+        tracer.reconciled(job, &Reconcile { start, end: Timestamp::now(), outcome, error });
+    }
     if result.is_ok() {
         context.memory.succeeded(guarded.meta().uid.as_deref().unwrap_or_default());
     }
@@ -249,6 +256,9 @@ async fn write_status(context: &Context, world: &World, plan: &Plan) -> Result<D
             let progress_at = plan.carries_progress.then_some(world.now);
             context.memory.wrote(&job.uid().unwrap_or_default(), job.resource_version().unwrap_or_default(), written, progress_at);
             context.metrics.status_written(job, status, world.now);
+            if let Some(tracer) = &context.tracer {
+                tracer.status_written(job, status, world.now);
+            }
             tracing::info!(
                 namespace = job.namespace(),
                 name = job.name_any(),

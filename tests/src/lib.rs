@@ -1,8 +1,10 @@
 //! A real Kubernetes on this machine for demo, tests and benchmarks: programs compiled from Go modules, a cluster of one
 //! node on a bridge of its own, and the life of a TransferJob in it.
 
+pub mod audit;
 pub mod bench;
 pub mod cluster;
+pub mod collector;
 pub mod lab;
 pub mod object_store;
 pub mod observe;

@@ -19,8 +19,8 @@ use crate::trainers::Trainers;
 pub struct Prometheus {
     child: Child,
     url: String,
-    // Ends with it.
-    _trainers: Trainers,
+    /// Ends with it.
+    trainers: Option<Trainers>,
 }
 
 const PORT: u16 = 9090;
@@ -36,8 +36,7 @@ impl Prometheus {
         let trainers = Trainers::follow(cluster, &pods)?;
         // As the ServiceMonitor asks for: the series' own namespace stands.
         let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}
-rule_files: ['{}']
+            "rule_files: ['{}']
 scrape_configs:
 - job_name: graft-operator
   honor_labels: true
@@ -48,15 +47,26 @@ scrape_configs:
             rules.display(),
             pods.display(),
         );
+        let mut prometheus = Self::start_with(cluster, folder, &config)?;
+        prometheus.trainers = Some(trainers);
+        Ok(prometheus)
+    }
+
+    /// Start it with these rules and `scrape_configs`, all once a second, and its files in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be built or started.
+    pub fn start_with(cluster: &Cluster, folder: &Path, config: &str) -> Result<Self> {
+        fs::create_dir_all(folder)?;
         let file = folder.join("prometheus.yml");
-        fs::write(&file, config)?;
+        fs::write(&file, format!("global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{config}"))?;
         let log = folder.join("prometheus.log");
         let out = fs::File::create(&log)?;
         let mut command = cluster.command(&tool("prometheus")?);
         command.arg(format!("--config.file={}", file.display())).arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()));
         command.arg(format!("--web.listen-address=0.0.0.0:{PORT}")).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().context("starting prometheus")?;
-        let prometheus = Self { child, url: format!("http://{}:{PORT}/api/v1", cluster.address()), _trainers: trainers };
+        let prometheus = Self { child, url: format!("http://{}:{PORT}/api/v1", cluster.address()), trainers: None };
         let until = Instant::now() + Duration::from_secs(30);
         while let Err(error) = prometheus.query("vector(1)") {
             if Instant::now() > until {
@@ -107,6 +117,7 @@ scrape_configs:
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
+        drop(self.trainers.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -18,7 +18,7 @@ pub(super) const NODE: &str = "node-1";
 pub(super) const PAUSE_IMAGE: &str = "localhost/pause:1";
 
 /// Every write is logged once, with who did what, a TransferJob's status with its content; reads are not, but for those
-/// of an operator under its own service account, whose rights are compared with what it uses.
+/// of operator, trial and trainers under their own service accounts, whose rights are compared with what they use.
 pub(super) const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -29,7 +29,12 @@ rules:
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
 - level: Metadata
-  users: ['system:serviceaccount:graft-system:graft-operator']
+  users:
+  - system:serviceaccount:graft-system:graft-operator
+  - system:serviceaccount:graft-system:graft-test
+  - system:serviceaccount:graft-system:default
+  - system:serviceaccount:radiology:graft-test
+  - system:serviceaccount:radiology:default
 - level: None
 ";
 

@@ -82,6 +82,11 @@ impl Place {
         format!("10.231.{}.2", self.network)
     }
 
+    /// Address of this machine as the cluster reaches it.
+    fn host_address(&self) -> String {
+        format!("10.231.{}.1", self.network)
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.state.join(name)
     }
@@ -158,6 +163,12 @@ impl Cluster {
         self.place.address()
     }
 
+    /// Address at which programs in the cluster's network reach this machine.
+    #[must_use]
+    pub fn host_address(&self) -> String {
+        self.place.host_address()
+    }
+
     /// Id, as `cluster down` takes it.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -228,7 +239,7 @@ impl Cluster {
         let host = format!("10.231.{}.1/30", self.place.network);
         let own = format!("{}/30", self.place.address());
         let node = format!("{NODE_ADDRESS}/24");
-        let default = format!("10.231.{}.1", self.place.network);
+        let default = self.place.host_address();
         let outside: [&[&str]; 5] = [
             &["netns", "add", &namespace],
             &["link", "add", &link, "type", "veth", "peer", "name", &inner],

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use graft_crds::status::{Phase, TransferJobStatus};
@@ -57,6 +57,12 @@ impl Bench {
     }
 
     pub fn operator_with(&self, more: &[&str]) -> Operator {
+        self.run_operator("graft-operator", |command| {
+            command.args(more);
+        })
+    }
+
+    pub fn run_operator(&self, program: &str, change: impl FnOnce(&mut Command)) -> Operator {
         let token = self.kubectl(&["create", "token", "graft-operator", "-n", "graft-system"]);
         let admin: Value = serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"])).unwrap();
         let mut own = admin.clone();
@@ -66,8 +72,9 @@ impl Bench {
         let port = self.port;
         let log = fs::File::options().create(true).append(true).open(self.file("operator.log")).unwrap();
         let listen = format!("0.0.0.0:{port}");
-        let mut command = self.cluster.command(&binary("graft-operator").unwrap());
-        command.env("KUBECONFIG", &kubeconfig).args(["--trainer-image", "graft-trainer:test", "--listen", &listen]).args(more);
+        let mut command = self.cluster.command(&binary(program).unwrap());
+        command.env("KUBECONFIG", &kubeconfig).args(["--trainer-image", "graft-trainer:test", "--listen", &listen]);
+        change(&mut command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Operator { child, address: format!("{}:{port}", self.cluster.address()) }
     }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod scrapes;
+mod traces;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use graft_crds::status::{FailureClass, Phase};
 use graft_operator::access::{ACCESS, Access, SCRAPES, Seen};
+use graft_tests::audit;
 use graft_tests::cluster::can_run_node;
 use graft_tests::observe::{Prometheus, check_metrics, queries};
 use graft_tests::scenario::{http_get, install_crd, status};
@@ -45,7 +47,9 @@ fn operator_against_a_control_plane() {
     series_vanish_with_the_job(&bench, &operator);
     rights_are_what_is_used(&bench, &[ACCESS]);
     memory(&operator);
-    stops_on_sigterm(operator);
+    stops_on_sigterm(&mut operator);
+    drop((operator, prometheus));
+    traces::go_on_over_a_restart(&bench);
     scrapes::are_let_in_by_token(&bench);
     rights_are_what_is_used(&bench, &[ACCESS, SCRAPES]);
 }
@@ -279,20 +283,7 @@ fn series_vanish_with_the_job(bench: &Bench, operator: &Operator) {
 
 /// Proof by audit log: the operator used every verb that its role grants, and no other.
 fn rights_are_what_is_used(bench: &Bench, tables: &[&[Access]]) {
-    let text = fs::read_to_string(bench.cluster.audit_log()).unwrap();
-    let mut used = BTreeSet::new();
-    for event in text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter(|e| e["user"]["username"] == OPERATOR) {
-        let object = &event["objectRef"];
-        let field = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
-        let resource = if object["subresource"].is_string() { format!("{}/{}", field("resource"), field("subresource")) } else { field("resource") };
-        let mut use_of = |verb: &str| used.insert((field("apiGroup"), resource.clone(), verb.to_owned()));
-        let verb = event["verb"].as_str().unwrap_or_default();
-        use_of(verb);
-        // Server-side apply of an object that is not there is a patch that needs the right to create.
-        if verb == "patch" && event["responseStatus"]["code"] == 201 {
-            use_of("create");
-        }
-    }
+    let used = audit::used(&bench.cluster, OPERATOR).unwrap();
     let granted: BTreeSet<_> = tables
         .iter()
         .copied()
@@ -300,8 +291,7 @@ fn rights_are_what_is_used(bench: &Bench, tables: &[&[Access]]) {
         .filter(|a| a.seen == Seen::Request)
         .flat_map(|a| a.resources.iter().flat_map(|r| a.verbs.iter().map(|v| (a.group.to_owned(), (*r).to_owned(), (*v).to_owned()))))
         .collect();
-    assert_eq!(used.difference(&granted).collect::<Vec<_>>(), Vec::<&(String, String, String)>::new(), "used but not granted");
-    assert_eq!(granted.difference(&used).collect::<Vec<_>>(), Vec::<&(String, String, String)>::new(), "granted but never used");
+    assert_eq!(audit::compare(&used, &granted), (Vec::new(), Vec::new()), "used but not granted, and granted but never used");
     println!("{} rights granted, all of them used, no other asked for", granted.len());
 }
 
@@ -312,7 +302,7 @@ fn memory(operator: &Operator) {
     println!("operator's memory: {}", memory.join(", "));
 }
 
-fn stops_on_sigterm(mut operator: Operator) {
+fn stops_on_sigterm(operator: &mut Operator) {
     let killed = std::process::Command::new("kill").arg(operator.child.id().to_string()).status().unwrap();
     assert!(killed.success());
     let until = Instant::now() + Duration::from_secs(20);

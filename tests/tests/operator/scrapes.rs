@@ -4,11 +4,15 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use graft_operator::access::{SCRAPES, rules};
-use graft_tests::scenario::http_get;
+use graft_tests::observe::Prometheus;
+use graft_tests::scenario::{http_get, workspace};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::bench::{Bench, PATIENCE};
+use crate::bench::{Bench, Operator, PATIENCE};
+
+/// The operator's name in `docs/observability.md`.
+const NAME: &str = "graft-operator.graft-system.svc";
 
 /// What the chart makes with `metrics.authorize`, and two service accounts: one that may scrape and one that may not.
 fn roles() -> String {
@@ -41,7 +45,7 @@ subjects: [{{kind: ServiceAccount, name: {account}, namespace: graft-system}}]
 /// A certificate for the operator's address in its folder; gives it for the other side.
 fn certify(bench: &Bench) -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.subject_alt_names.push(SanType::IpAddress(bench.cluster.address().parse().unwrap()));
+    params.subject_alt_names = vec![SanType::IpAddress(bench.cluster.address().parse().unwrap()), SanType::DnsName(NAME.try_into().unwrap())];
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap().pem();
     let folder = bench.file("tls");
@@ -89,8 +93,42 @@ pub fn are_let_in_by_token(bench: &Bench) {
     // The second time it is remembered, and refused is refused again.
     assert_eq!((scrape(Some(&prometheus)).0, scrape(Some(&stranger)).0), (200, 403));
     http_get(&operator.address, "/metrics").expect_err("plain HTTP is answered");
+    prometheus_scrapes(bench, &operator, &prometheus, &stranger);
 
     let renewed = certify(bench);
     assert_eq!(get(&renewed, &url("/livez"), None).unwrap().0, 200, "a new certificate is served at once");
     get(&certificate, &url("/livez"), None).expect_err("the old certificate is still served");
+}
+
+/// A real Prometheus with the configuration of `docs/observability.md`, whose files and address alone are those of this test.
+fn prometheus_scrapes(bench: &Bench, operator: &Operator, reader: &str, stranger: &str) {
+    let page = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut config = blocks.into_iter().find(|block| block.contains("scheme: https")).expect("no such example").to_owned();
+    let (token, authority) = (bench.file("prometheus.token"), bench.file("tls").join("tls.crt"));
+    for (documented, here) in [
+        ("/var/run/secrets/kubernetes.io/serviceaccount/token", token.to_string_lossy().into_owned()),
+        ("/etc/prometheus/graft/ca.crt", authority.to_string_lossy().into_owned()),
+        (&format!("[\"{NAME}:8080\"]"), format!("[\"{}\"]", operator.address)),
+    ] {
+        assert_eq!(config.matches(documented).count(), 1, "{documented}");
+        config = config.replace(documented, &here);
+    }
+    fs::write(&token, reader).unwrap();
+    let prometheus = Prometheus::start_with(&bench.cluster, &bench.file("prometheus-tls"), &config).unwrap();
+    let up = |expected: &str| {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found = prometheus.query("up{job=\"graft-operator\"}").unwrap();
+            if found.first().is_some_and(|series| series["value"][1] == expected) {
+                return;
+            }
+            assert!(Instant::now() < until, "{found:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    up("1");
+    assert!(!prometheus.query("graft_build_info{namespace=~\".*\"}").unwrap().is_empty());
+    fs::write(&token, stranger).unwrap();
+    up("0");
 }
