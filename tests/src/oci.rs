@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -48,9 +48,46 @@ impl Entry {
     }
 }
 
+/// What processors an image is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Architecture {
+    /// 64-bit x86.
+    #[default]
+    Amd64,
+    /// 64-bit Arm.
+    Arm64,
+}
+
+impl Architecture {
+    /// Of a program, by the machine in its ELF header.
+    ///
+    /// # Errors
+    /// It cannot be read, or is for other processors.
+    pub fn of(program: &Path) -> Result<Self> {
+        let mut header = [0; 20];
+        File::open(program).and_then(|mut file| file.read_exact(&mut header)).with_context(|| program.display().to_string())?;
+        match (&header[..4], u16::from_le_bytes([header[18], header[19]])) {
+            (b"\x7fELF", 62) => Ok(Self::Amd64),
+            (b"\x7fELF", 183) => Ok(Self::Arm64),
+            _ => bail!("{} is no program for 64-bit x86 or Arm", program.display()),
+        }
+    }
+
+    /// Its name in images.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
 /// How containers of an image start.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// What processors its programs are for.
+    pub architecture: Architecture,
     /// Program and first arguments.
     pub entrypoint: Vec<String>,
     /// Environment as `NAME=value`.
@@ -77,7 +114,7 @@ pub fn write_image(target: &Path, image: &str, layers: &[Vec<Entry>], settings: 
     }
     let labels: serde_json::Map<String, Value> = settings.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
     let config = json!({
-        "architecture": "amd64", "os": "linux",
+        "architecture": settings.architecture.name(), "os": "linux",
         "config": {"User": settings.user, "Env": settings.env, "Entrypoint": settings.entrypoint, "WorkingDir": "/", "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": blobs.iter().map(|(d, _, _)| format!("sha256:{d}")).collect::<Vec<_>>()},
     });
@@ -163,6 +200,22 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_says_what_it_is_for() {
+        assert_eq!(
+            Architecture::of(&std::env::current_exe().unwrap()).unwrap().name(),
+            if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("program");
+        let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+        header.resize(18, 0);
+        fs::write(&file, [header.as_slice(), &[183, 0]].concat()).unwrap();
+        assert_eq!(Architecture::of(&file).unwrap(), Architecture::Arm64);
+        fs::write(&file, "#!/bin/sh\necho not a program\n").unwrap();
+        Architecture::of(&file).unwrap_err();
+    }
 
     #[test]
     fn the_same_input_gives_the_same_bytes() {

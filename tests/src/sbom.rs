@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::oci::Architecture;
 use crate::scenario;
 
 /// Where both lie in an image.
@@ -65,9 +66,13 @@ struct DependencyKind {
 ///
 /// # Errors
 /// Cargo cannot be asked, or does not know the crate.
-pub fn of(program: &str, libraries: &[String]) -> Result<Materials> {
+pub fn of(program: &str, architecture: Architecture, libraries: &[String]) -> Result<Materials> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let platform = match architecture {
+        Architecture::Amd64 => "x86_64-unknown-linux-gnu",
+        Architecture::Arm64 => "aarch64-unknown-linux-musl",
+    };
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", platform]);
     let output = cargo.current_dir(scenario::workspace()).output().context("starting cargo")?;
     anyhow::ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
     let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_operators_materials_are_named_with_their_licences() {
-        let materials = of("graft-operator", &["libc.so.6".to_owned()]).unwrap();
+        let materials = of("graft-operator", Architecture::Amd64, &["libc.so.6".to_owned()]).unwrap();
         let bill: Value = serde_json::from_slice(&materials.bill).unwrap();
         let components = bill["components"].as_array().unwrap();
         let find = |name: &str| components.iter().find(|c| c["name"] == name);
@@ -174,7 +179,7 @@ mod tests {
         assert!(unnamed.is_empty(), "{unnamed:?}");
         let licences = String::from_utf8(materials.licences.clone()).unwrap();
         assert!(licences.contains("Permission is hereby granted") && licences.contains("Apache License"));
-        let again = of("graft-operator", &["libc.so.6".to_owned()]).unwrap();
+        let again = of("graft-operator", Architecture::Amd64, &["libc.so.6".to_owned()]).unwrap();
         assert!(again.bill == materials.bill && again.licences == materials.licences);
     }
 }

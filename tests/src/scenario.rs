@@ -14,8 +14,12 @@ use crate::cluster::Cluster;
 
 /// Name under which the trainer image is imported into the nodes.
 pub const TRAINER_IMAGE: &str = "docker.io/library/graft-trainer:dev";
-/// Name under which the operator image is imported into the nodes.
-pub const OPERATOR_IMAGE: &str = "docker.io/library/graft-operator:dev";
+
+/// Name under which the image of a program is imported into the nodes.
+#[must_use]
+pub fn image_of(program: &str) -> String {
+    format!("docker.io/library/{program}:dev")
+}
 
 /// The workspace's root folder.
 #[must_use]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::build::Cargo;
-use crate::{gpu, libtorch, machine, run};
+use crate::{cross, gpu, libtorch, machine, run};
 
 /// What the image can compute on besides CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +38,41 @@ pub fn build(accelerator: Accelerator) -> Result<PathBuf> {
     let mut pack = cargo.built("image")?;
     pack.arg(&trainer).arg(&cargo.libtorch.folder).arg(&target).args(wheels);
     run::step("write the trainer image", || run::through(pack.stdout(std::io::stderr())))?;
-    cargo.binary("graft-operator")?;
-    let operator = folder.join("graft-operator.oci.tar");
-    let mut pack = cargo.built("image")?;
-    pack.arg("--operator").arg(cargo.path("graft-operator")?).arg(&operator);
-    run::step("write the operator image", || run::through(pack.stdout(std::io::stderr())))?;
+    let operator = operator(&cargo, "graft-operator.oci.tar", || cargo.binary("graft-operator").and_then(|()| cargo.path("graft-operator")))?;
     println!("{}\n{}", target.display(), operator.display());
+    Ok(target)
+}
+
+/// Build the image of the operator with traces.
+///
+/// # Errors
+/// It does not compile, or a library is not found.
+pub fn build_otel() -> Result<()> {
+    let cargo = Cargo::find()?;
+    let program = "graft-operator-otel";
+    let target = operator(&cargo, "graft-operator-otel.oci.tar", || cargo.binary(program).and_then(|()| cargo.path(program)))?;
+    println!("{}", target.display());
+    Ok(())
+}
+
+/// Build the image of the operator for 64-bit Arm.
+///
+/// # Errors
+/// See [`cross::operator`].
+pub fn build_arm64() -> Result<()> {
+    let cargo = Cargo::find()?;
+    println!("{}", operator(&cargo, "graft-operator-arm64.oci.tar", || cross::operator(&cargo))?.display());
+    Ok(())
+}
+
+/// Pack what `compile` gives.
+fn operator(cargo: &Cargo, name: &str, compile: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {
+    cargo.binary("image")?;
+    let program = compile()?;
+    let target = machine::target().join("image").join(name);
+    let mut pack = cargo.built("image")?;
+    pack.arg("--operator").arg(program).arg(&target);
+    run::step(&format!("write {name}"), || run::through(pack.stdout(std::io::stderr())))?;
     Ok(target)
 }
 

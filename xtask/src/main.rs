@@ -3,6 +3,7 @@
 //! but for Debian packages when it runs as root there.
 
 mod build;
+mod cross;
 mod gpu;
 mod image;
 mod libtorch;
@@ -50,6 +51,12 @@ enum Task {
         /// Add NCCL and the CUDA libraries that libtorch needs on GPUs
         #[arg(long)]
         cuda: bool,
+        /// Also the operator that sends traces
+        #[arg(long)]
+        otel: bool,
+        /// Also the operator for 64-bit Arm
+        #[arg(long)]
+        arm64: bool,
     },
     /// Write programs with NCCL, and the script that checks and measures them, into a folder for a machine with a GPU
     Gpu {
@@ -110,8 +117,13 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Test => suite::test(),
         Task::Lint => suite::lint_only(),
         Task::Codegen => build::Cargo::find()?.codegen(),
-        Task::Image { cuda: false } => image::build(Accelerator::None).map(drop),
-        Task::Image { cuda: true } => image::build(Accelerator::Cuda).map(drop),
+        Task::Image { cuda, otel, arm64 } => {
+            image::build(if cuda { Accelerator::Cuda } else { Accelerator::None })?;
+            if otel {
+                image::build_otel()?;
+            }
+            if arm64 { image::build_arm64() } else { Ok(()) }
+        }
         Task::Gpu { folder } => gpu::kit(&folder),
         Task::Cluster { action } => cluster(&action),
         Task::Bench { name, arguments } => bench(&name, &arguments),

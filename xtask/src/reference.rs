@@ -1,6 +1,5 @@
-//! The Python environments: one that Graft is compared with and that makes goldens, one that draws the dashboards. Nothing but
-//! tests, benchmarks and documentation ever uses them; every package in `reference.txt` and `pictures.txt` is pinned and
-//! checked by digest.
+//! The Python environments: one that Graft is compared with and that makes goldens, one that draws the dashboards, one that holds a C
+//! compiler for other machines. Every package in `reference.txt`, `pictures.txt` and `cross.txt` is pinned and checked by digest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,10 @@ pub fn environment() -> Result<PathBuf> {
 }
 
 /// Python with what `xtask/NAME.txt` lists, in an environment of that name.
-fn python(name: &str, what: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// As [`environment`].
+pub fn python(name: &str, what: &str) -> Result<PathBuf> {
     let folder = machine::cache()?.join(format!("{name}-venv"));
     let list = machine::workspace().join(format!("xtask/{name}.txt"));
     let wanted = fs::read_to_string(&list).with_context(|| list.display().to_string())?;

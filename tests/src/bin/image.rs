@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use graft_tests::oci::{Entry, Settings, write_image};
+use graft_tests::oci::{Architecture, Entry, Settings, write_image};
 use graft_tests::sbom;
-use graft_tests::scenario::{OPERATOR_IMAGE, TRAINER_IMAGE};
+use graft_tests::scenario::image_of;
 
 /// What libtorch opens by name on GPUs, so that no header asks for it: its CUDA half, linear algebra, run-time compilation,
 /// and the parts of cuDNN.
@@ -36,8 +36,10 @@ fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let (trainer, libtorch, target, wheels) = match &arguments[..] {
         [flag, operator, target] if flag.as_os_str() == "--operator" => {
-            let libraries = needed(operator, &[])?;
-            return pack("graft-operator", operator, libraries, target, OPERATOR_IMAGE);
+            // For Arm it is static, and only this machine's own programs can be asked.
+            let libraries = if Architecture::of(operator)? == Architecture::Arm64 { BTreeMap::new() } else { needed(operator, &[])? };
+            let name = operator.file_name().context("the operator has no name")?.to_string_lossy();
+            return pack(&name, operator, libraries, target, &image_of(&name));
         }
         [trainer, libtorch, target] => (trainer, libtorch, target, None),
         [trainer, libtorch, target, wheels] => (trainer, libtorch, target, Some(wheels)),
@@ -59,7 +61,7 @@ fn main() -> Result<()> {
             libraries.insert((*name).to_owned(), path);
         }
     }
-    pack("graft-trainer", trainer, libraries, target, TRAINER_IMAGE)
+    pack("graft-trainer", trainer, libraries, target, &image_of("graft-trainer"))
 }
 
 /// Write the image of a binary that is called `name` in it.
@@ -75,7 +77,8 @@ fn pack(name: &str, binary: &Path, libraries: BTreeMap<String, PathBuf>, target:
         Entry::Bytes { path: "etc/nsswitch.conf".into(), content: b"hosts: files dns\n".to_vec(), mode: 0o644 },
         Entry::File { path: "LICENSE".into(), source: graft_tests::scenario::workspace().join("LICENSE"), mode: 0o644 },
     ];
-    let materials = sbom::of(name, &libraries.keys().cloned().collect::<Vec<_>>())?;
+    let architecture = Architecture::of(binary)?;
+    let materials = sbom::of(name, architecture, &libraries.keys().cloned().collect::<Vec<_>>())?;
     for (file, content) in [("sbom.cdx.json", materials.bill), ("licences.txt", materials.licences)] {
         base.push(Entry::Bytes { path: format!("{}/{file}", sbom::FOLDER), content, mode: 0o644 });
     }
@@ -86,6 +89,7 @@ fn pack(name: &str, binary: &Path, libraries: BTreeMap<String, PathBuf>, target:
     let entry = vec![Entry::File { path: name.into(), source: binary.to_path_buf(), mode: 0o755 }];
     let label = |key: &str, value: &str| (format!("org.opencontainers.image.{key}"), value.to_owned());
     let settings = Settings {
+        architecture,
         entrypoint: vec![format!("/{name}")],
         env: vec!["LD_LIBRARY_PATH=/lib".into()],
         user: "65532:65532".into(),
