@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use graft_crds::TransferJob;
 use graft_crds::status::Phase;
+use graft_operator_core::trial::{self, Verdict};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -18,7 +19,7 @@ struct Arguments {
     /// The TransferJob, as JSON.
     #[arg(long, env = "GRAFT_TRIAL_JOB")]
     job: String,
-    /// How long it may take, in seconds.
+    /// How long it may take, in seconds; its pods must run after half of it.
     #[arg(long, env = "GRAFT_TRIAL_SECONDS", default_value_t = 240)]
     seconds: u64,
     /// Name of this pod. The job belongs to it, so that it goes even if this process cannot delete it.
@@ -50,13 +51,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let jobs: Api<TransferJob> = Api::namespaced(Client::try_default().await.context("connect to the cluster")?, &namespace);
     let name = jobs.create(&PostParams::default(), &job).await.context("make the job")?.name_any();
     tracing::info!(namespace, job = name, "made");
-    let end = watch(&jobs, &name, Instant::now() + Duration::from_secs(arguments.seconds)).await;
+    let end = watch(&jobs, &name, Duration::from_secs(arguments.seconds)).await;
     jobs.delete(&name, &DeleteParams::foreground()).await.context("delete the job")?;
     end
 }
 
 /// Say each phase, until the last.
-async fn watch(jobs: &Api<TransferJob>, name: &str, until: Instant) -> anyhow::Result<()> {
+async fn watch(jobs: &Api<TransferJob>, name: &str, patience: Duration) -> anyhow::Result<()> {
+    let began = Instant::now();
     let mut last = None;
     loop {
         let status = jobs.get(name).await.context("read the job")?.status.unwrap_or_default();
@@ -64,11 +66,10 @@ async fn watch(jobs: &Api<TransferJob>, name: &str, until: Instant) -> anyhow::R
             last = Some(status.phase);
             tracing::info!(job = name, phase = status.phase.map(Phase::name), message = status.message, metrics = ?status.metrics);
         }
-        match status.phase {
-            Some(Phase::Succeeded) => return Ok(()),
-            Some(Phase::Failed) => bail!("the job failed: {:?}", status.failure),
-            _ if Instant::now() > until => bail!("the job is not done in time: {:?}", status.message),
-            _ => tokio::time::sleep(Duration::from_secs(1)).await,
+        match trial::verdict(&status, began.elapsed(), patience) {
+            Verdict::Passed => return Ok(()),
+            Verdict::Failed(why) => bail!(why),
+            Verdict::NotYet => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }

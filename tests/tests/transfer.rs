@@ -8,9 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use graft_crds::status::{FailureClass, Phase, TransferJobStatus};
+use graft_tests::audit;
 use graft_tests::cluster::can_run_node;
 use graft_tests::lab::{Lab, NAMESPACE, PROGRESS_SECONDS};
-use graft_tests::observe::{Prometheus, Span, queries};
+use graft_tests::observe::{Prometheus, Span, check_metrics, queries};
 use graft_tests::scenario::{Operator, binary, kubectl, status, wait_for, workspace};
 use serde_json::{Value, json};
 
@@ -116,6 +117,8 @@ fn transfer_jobs_on_a_node() {
     // Prometheus looks once a second.
     std::thread::sleep(Duration::from_secs(3));
     panels_show_what_happened(&prometheus, began);
+    series_are_documented(&prometheus);
+    trainers_ask_the_api_server_nothing(&site);
 }
 
 fn explained(site: &Site) {
@@ -192,6 +195,7 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
         assert!(Instant::now() < until, "{}", site.describe("hurt"));
         std::thread::sleep(Duration::from_millis(50));
     }
+    trainers_metrics_are_well_formed(site, "hurt");
     let log = site.log();
     site.lab.operator.kill().unwrap();
     let victim = site.names("pod", "hurt").pop().unwrap();
@@ -208,6 +212,34 @@ fn lost_pods_and_operators_lose_nothing(site: &mut Site) {
     logs_tell_attempts_apart(site, "hurt", end.attempt);
 }
 
+fn trainers_metrics_are_well_formed(site: &Site, job: &str) {
+    let pod = site.names("pod", job).remove(0).replace("pod/", "");
+    let text = site.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9480/proxy/metrics")]);
+    assert!(text.contains("graft_trainer_step_seconds_bucket"), "{text}");
+    check_metrics(&text).unwrap();
+}
+
+/// Whatever Prometheus got from operator and trainers stands in the reference.
+fn series_are_documented(prometheus: &Prometheus) {
+    let reference = fs::read_to_string(workspace().join("docs/reference/metrics.md")).unwrap();
+    let names = "count by (__name__) (last_over_time({__name__=~\"(graft|controller_runtime|workqueue|rest_client)_.+\"}[30m]))";
+    let found = prometheus.query(names).unwrap();
+    assert!(found.len() > 40, "{found:#?}");
+    for series in &found {
+        let name = series["metric"]["__name__"].as_str().unwrap();
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let known = |name: &str| reference.contains(&format!("| `{name}` |"));
+        assert!(known(name) || base.is_some_and(known), "{name} is not in docs/reference/metrics.md");
+    }
+    println!("{} names of series, all in the reference", found.len());
+}
+
+/// The pods of gangs have no token, and nobody uses their service account.
+fn trainers_ask_the_api_server_nothing(site: &Site) {
+    let used = audit::used(&site.lab.cluster, &format!("system:serviceaccount:{NAMESPACE}:default")).unwrap();
+    assert!(used.is_empty(), "{used:?}");
+}
+
 /// The last attempt's pods have its number as a label, and all that their ranks tell has it in the log.
 fn logs_tell_attempts_apart(site: &Site, job: &str, attempt: i32) {
     let logs = site.kubectl(&["logs", "-n", NAMESPACE, "-l", &format!("graft.dev/job={job},graft.dev/attempt={attempt}"), "--tail=-1"]);
@@ -217,6 +249,7 @@ fn logs_tell_attempts_apart(site: &Site, job: &str, attempt: i32) {
     }
     for line in told {
         assert_eq!((&line["namespace"], &line["name"], &line["attempt"]), (&json!(NAMESPACE), &json!(job), &json!(attempt)), "{line}");
+        assert!(line["stage"].is_string() || line["event"] == "log" || line["event"] == "firstStep", "{line}");
     }
 }
 

@@ -89,6 +89,8 @@ resources:
   requests:
     cpu: 50m
     memory: 128Mi
+  limits:
+    memory: 1Gi
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
@@ -112,7 +114,7 @@ spec:
     train: {uri: "file:///trial/phantom", manifest: manifest.csv}
     columns: {patient: patient, split: split}
   fineTune: {epochs: 1}
-  workers: {resources: {requests: {cpu: 100m, memory: 256Mi}}}
+  workers: {resources: {{ toJson .resources }}}
   output: {uri: "file:///trial/model"}
   volumes: {{ toJson .volumes }}
   volumeMounts: {{ toJson .mounts }}

@@ -17,6 +17,7 @@ mod restart;
 pub mod scraper;
 mod suspend;
 mod terminal;
+pub mod trial;
 mod world;
 
 pub use decide::{decide, expected_job, progress_target};

@@ -2,9 +2,10 @@
 //! back and uninstalled on a real node under running jobs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod trial;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,6 +22,15 @@ const SYSTEM: &str = "graft-system";
 const NAMESPACE: &str = "radiology";
 const CHART: &str = "charts/graft";
 const FULL: &str = "charts/graft/ci/full-values.yaml";
+/// The images that are on the node.
+const IMAGES: [&str; 6] = [
+    "image.repository=docker.io/library/graft-operator",
+    "image.tag=dev",
+    "image.pullPolicy=Never",
+    "trainerImage.repository=docker.io/library/graft-trainer",
+    "trainerImage.tag=dev",
+    "trainerImage.pullPolicy=Never",
+];
 
 fn helm(version: &str, kubeconfig: &Path, arguments: &[&str]) -> Result<String, String> {
     let home = tempfile::tempdir().unwrap();
@@ -149,15 +159,7 @@ impl Site {
     /// `helm upgrade --install` of the operator, waiting until it is ready.
     fn upgrade(&self, version: &str, settings: &[&str]) -> Duration {
         let mut arguments = vec!["upgrade", "--install", "graft", CHART, "--namespace", SYSTEM, "--wait", "--timeout", "60s"];
-        let images = [
-            "image.repository=docker.io/library/graft-operator",
-            "image.tag=dev",
-            "image.pullPolicy=Never",
-            "trainerImage.repository=docker.io/library/graft-trainer",
-            "trainerImage.tag=dev",
-            "trainerImage.pullPolicy=Never",
-        ];
-        for setting in images.iter().chain(settings) {
+        for setting in IMAGES.iter().chain(settings) {
             arguments.extend(["--set", setting]);
         }
         self.helm(version, &arguments)
@@ -251,12 +253,28 @@ fn accepted_by_the_api_server(site: &Site) {
     assert!(said.contains("deployment.apps/graft-operator created"), "{said}");
 }
 
+/// The words after `helm` of each command in the README, whose registry is this node.
+fn readme_commands() -> Vec<Vec<String>> {
+    let page = fs::read_to_string(workspace().join("README.md")).unwrap();
+    let block = page.split("```sh\n").find(|block| block.starts_with("helm install")).expect("the README installs nothing");
+    let block = block.split("```").next().unwrap().replace("\\\n", " ").replace("REGISTRY/", "docker.io/library/");
+    block.lines().map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect()).collect()
+}
+
 fn installed(site: &Site) {
-    site.helm("helm3", &["install", "graft-crds", "charts/graft-crds"]);
-    site.kubectl(&["wait", "--for=condition=Established", "crd/transferjobs.graft.dev", "--timeout=30s"]);
-    let took = site.upgrade("helm", &[]);
-    println!("helm install --wait, image on the node: operator ready after {:.1} s", took.as_secs_f64());
-    tested(site, "helm", SYSTEM);
+    for words in readme_commands() {
+        let arguments: Vec<&str> = words.iter().map(String::as_str).collect();
+        match arguments[..2] {
+            ["test", "graft"] => trial::succeeds(site, "helm", SYSTEM, &arguments),
+            ["install", "graft"] => {
+                let took = site.helm("helm", &[&arguments[..], &["--timeout", "60s"], &IMAGES.map(|set| ["--set", set]).concat()].concat());
+                println!("helm install --wait, image on the node: operator ready after {:.1} s", took.as_secs_f64());
+            }
+            _ => drop(site.helm("helm", &arguments)),
+        }
+    }
+    trial::failures_say_why(site);
+    site.upgrade("helm", &[]);
     site.apply("before");
     site.starting("before");
     let scrape = site.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SYSTEM}/services/graft-operator:metrics/proxy/metrics")]);
@@ -275,26 +293,6 @@ fn installed(site: &Site) {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
-}
-
-/// `helm test`: a job is trained on a volume that is made for it, and nothing of it stays.
-fn tested(site: &Site, version: &str, namespace: &str) {
-    let folder = site.folder.path().join(version);
-    fs::create_dir(&folder).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
-    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": version}, "spec": {
-        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "", "persistentVolumeReclaimPolicy": "Retain",
-        "hostPath": {"path": folder, "type": "Directory"}}});
-    let file = site.folder.path().join("volume.json");
-    fs::write(&file, volume.to_string()).unwrap();
-    site.kubectl(&["apply", "-f", &file.to_string_lossy()]);
-    let took = site.helm(version, &["test", "graft", "--namespace", SYSTEM, "--timeout", "120s"]);
-    println!("{version} test: {:.1} s", took.as_secs_f64());
-    let metrics: Value = serde_json::from_str(&fs::read_to_string(folder.join("model/metrics.json")).unwrap()).unwrap();
-    assert!(metrics.is_object(), "{metrics}");
-    let kinds = "transferjobs,jobs,pods,persistentvolumeclaims,serviceaccounts,roles,rolebindings";
-    let left = site.kubectl(&["get", kinds, "-n", namespace, "-o", "name"]);
-    assert!(!left.contains("graft-test"), "left behind: {left}");
 }
 
 /// Metrics over TLS for whom they are meant; and a policy that lets through what it allows and refuses the rest, each with a
@@ -317,6 +315,7 @@ fn limited(site: &Site) {
             "admission.maxProcesses=8",
         ],
     );
+    trial::fails(site, "not-admitted", &["make the job", "spec.image: in this cluster images begin with"]);
     // Probes speak TLS, or the upgrade would not have been done; the API server's proxy brings no token.
     let scrape = format!("/api/v1/namespaces/{SYSTEM}/services/https:graft-operator:metrics/proxy/metrics");
     let said = site.cluster.kubectl(&["get", "--raw", &scrape]).unwrap();
@@ -361,7 +360,7 @@ fn upgraded_and_rolled_back(site: &Site) {
     println!("helm upgrade --wait: {:.1} s", took.as_secs_f64());
     let cluster_wide = site.kubectl(&["get", "clusterrolebindings", "-o", "name"]);
     assert!(!cluster_wide.contains("graft"), "{cluster_wide}");
-    tested(site, "helm3", NAMESPACE);
+    trial::succeeds(site, "helm3", NAMESPACE, &["test", "graft", "--namespace", SYSTEM]);
     site.apply("during");
     site.starting("during");
     assert!(site.children().is_superset(&children), "an upgrade touches the gang");
