@@ -1,6 +1,6 @@
 //! `graft validate`: everything that can be known before training. Labels, splits, patients, every image, and whether the
-//! weights and the names of unfrozen layers fit the architecture; nothing is written, but what comes from the network is kept in the
-//! user's cache folder.
+//! weights and the names of unfrozen layers fit the architecture; nothing is written, but decoded images and what comes from the network
+//! are kept in the user's cache folder.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use graft_crds::spec::BadInput;
 use graft_data::doctor;
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, Split};
 use graft_torch::tch::Device;
+use graft_trainer::decoded;
 use graft_trainer::event::Failure;
 use graft_trainer::models;
 use graft_trainer::rank::padding;
@@ -41,8 +42,9 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     print_counts(&dataset);
     let geometry = Geometry::resolve(spec.backbone.architecture, spec.backbone.preprocessing.as_ref()).map_err(|e| data_failure(&e))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let loader = Loader::new(dataset.samples.clone(), geometry, Reading::of(&spec.data), threads, DecodeCache::new(0));
-    let examined = loader.examine(0..dataset.samples.len());
+    let loader = loader(spec, &dataset, geometry, threads, |line| println!("{line}"));
+    let examined = loader.examine(0..dataset.samples.len(), |news| println!("{news}"));
+    loader.trouble().iter().for_each(|why| println!("{}", decoded::without(why)));
     if spec.data.on_bad_input == BadInput::Stop && examined.iter().any(Result::is_err) {
         loader.check(0..dataset.samples.len()).map_err(|e| data_failure(&e))?;
     }
@@ -57,6 +59,16 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     println!("{}", report.line());
     report.obey(spec.data.duplicates).map_err(|e| data_failure(&e))?;
     check_weights(spec, dataset.classes.len())
+}
+
+/// Reads a job's images, and keeps them decoded in the user's cache folder.
+pub fn loader(spec: &TransferJobSpec, dataset: &Dataset, geometry: Geometry, threads: usize, say: impl Fn(String)) -> Loader {
+    let reading = Reading::of(&spec.data);
+    let disk = decoded::open(&cache("decoded"), &spec.data, geometry, &reading).unwrap_or_else(|why| {
+        say(decoded::without(&why));
+        None
+    });
+    Loader::new(dataset.samples.clone(), geometry, reading, threads, DecodeCache::new(0).before(disk))
 }
 
 fn print_counts(dataset: &Dataset) {

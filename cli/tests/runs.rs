@@ -85,6 +85,53 @@ fn the_same_seed_writes_the_same_files() {
 }
 
 #[test]
+fn decoded_images_are_kept_shared_and_change_nothing() {
+    let site = Site::with_a_signal();
+    let start = |name: &str, variable: (&str, &str)| {
+        let run = Run::of(command(&["run", &site.job(name, |_| {}).to_string_lossy()]).env(variable.0, variable.1).output().unwrap());
+        assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
+        run
+    };
+    assert!(site.run("first", |_| {}).logs("0 of 60 images were decoded already"));
+    let shared = site.path("first/.graft/decoded").to_string_lossy().into_owned();
+    let second = start("second", ("GRAFT_DECODED", &shared));
+    assert!(second.logs("60 of 60 images were decoded already"), "{}", second.stdout);
+    let without = start("without", ("GRAFT_DECODED_GIB", "0"));
+    assert!(!without.logs("were decoded already") && !site.path("without/.graft/decoded").exists());
+    // Where nothing can be kept the job says so, once, and trains.
+    fs::write(site.path("file"), b"no folder").unwrap();
+    let unable = start("unable", ("GRAFT_DECODED", &site.path("file").to_string_lossy()));
+    let said = unable.events().iter().filter(|event| event["message"].as_str().is_some_and(|m| m.contains("are not all kept on the disk"))).count();
+    assert_eq!(said, 1, "{}", unable.stdout);
+    for other in ["second", "without", "unable"] {
+        for file in ["model.safetensors", "predictions.csv", "metrics.json", "data.json"] {
+            assert!(site.read(&format!("first/{file}")) == site.read(&format!("{other}/{file}")), "{file} of {other} differs");
+        }
+    }
+    // A changed file is found; what it holds now is known as another slice.
+    let image = site.path("phantom/images/patient-003-slice-1.png");
+    fs::copy(site.path("phantom/images/patient-003-slice-0.png"), image).unwrap();
+    let changed = start("changed", ("GRAFT_DECODED", &shared));
+    assert!(changed.logs("60 of 60 images were decoded already"), "{}", changed.stdout);
+    let digest = |name: &str| serde_json::from_slice::<Value>(&site.read(&format!("{name}/model.json"))).unwrap()["dataDigest"].clone();
+    assert_ne!(digest("first"), digest("changed"));
+
+    let cache = |arguments: &[&str]| {
+        let run = Run::of(graft(&[&["data", "cache"], arguments].concat()));
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run.stdout
+    };
+    let output = site.path("first").to_string_lossy().into_owned();
+    let listed = cache(&["ls", &output]);
+    assert!(listed.contains("phantom at 32 x 32 pixels: 60 images, 0.2 MiB, used") && listed.contains("1 data sets"), "{listed}");
+    assert!(cache(&["gc", &output]).contains("0.0 MiB freed"));
+    assert!(cache(&["gc", &output, "--quota", "0", "--dry-run"]).contains("0.2 MiB would be freed"));
+    let freed = cache(&["gc", &output, "--quota", "0"]);
+    assert!(freed.contains("60 images") && freed.contains("over the quota") && freed.contains("0.2 MiB freed"), "{freed}");
+    assert!(cache(&["ls", &output]).contains("0 data sets"));
+}
+
+#[test]
 fn outputs_of_frozen_layers_are_kept_and_change_nothing() {
     let site = Site::with_a_signal();
     let epochs = |job: &mut Value| job["spec"]["fineTune"]["epochs"] = 4.into();

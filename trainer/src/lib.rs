@@ -3,6 +3,7 @@
 //! talks to Kubernetes.
 
 pub mod agent;
+pub mod decoded;
 pub mod event;
 mod gate;
 pub mod generate;

@@ -1,5 +1,6 @@
-//! `graft data`: looks at data without a job, or with one, writes manifests, and trains nothing. Text for people, or `--json`.
+//! `graft data`: looks at data without a job, or with one, writes manifests, tidies up decoded images, and trains nothing. Text for people, or `--json`.
 
+mod cache;
 mod doctor;
 mod inspect;
 
@@ -15,6 +16,9 @@ use crate::mounts::Mount;
 /// What to look at, and for what.
 #[derive(Subcommand)]
 pub enum Data {
+    /// Decoded images that are kept on the disk: list them, give up what is old or over the quota
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Look for pictures in two splits or under two labels, and for what predicts the label and should not
     Doctor {
         /// A TransferJob's YAML file, or a folder (also as file:///…) whose layout is recognised
@@ -59,6 +63,7 @@ impl Data {
     pub fn run(self) -> Result<(), TrainerFailure> {
         let form = |json| if json { Form::Json } else { Form::Text };
         match self {
+            Self::Cache(command) => command.run(),
             Self::Doctor { what, mounts, json } => doctor::run(&what, &mounts, form(json)),
             Self::Manifest { path, out } => {
                 let written = graft_data::manifest::write(&path, out.as_deref()).map_err(|error| data_failure(&error))?;

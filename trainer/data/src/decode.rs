@@ -120,6 +120,9 @@ pub enum DecodeError {
     /// The image has no pixels.
     #[error("has no pixels")]
     Empty,
+    /// The bytes are other ones than when the file was checked.
+    #[error("is another file than when it was checked")]
+    Changed,
     /// The decoder crashed on it.
     #[error("crashed the decoder")]
     Crashed,

@@ -54,6 +54,8 @@ pub enum Reason {
     TooFewSamples,
     /// An image cannot be decoded.
     UndecodableInput,
+    /// An image file was moved or changed after it was checked.
+    InputChanged,
     /// The size of the network's input is not possible.
     InvalidPreprocessing,
 }
@@ -82,6 +84,7 @@ impl Reason {
             Self::InputNotFound => "InputNotFound",
             Self::TooFewSamples => "TooFewSamples",
             Self::UndecodableInput => "UndecodableInput",
+            Self::InputChanged => "InputChanged",
             Self::InvalidPreprocessing => "InvalidPreprocessing",
         }
     }

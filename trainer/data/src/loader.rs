@@ -1,18 +1,21 @@
-//! Gives batches of decoded images, in the order asked for, from worker threads and an in-memory cache. A batch is a
-//! function of the files and the indices alone: threads, cache and prefetching change when an image is decoded, never
-//! what comes out.
+//! Gives batches of decoded images, in the order asked for: from the disk where they are kept decoded, else from worker threads and
+//! memory. A batch is a function of the files and the indices alone: threads, caches and prefetching change when an image is decoded,
+//! never what comes out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{JoinHandle, spawn};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::{Duration, Instant};
 
 use image::DynamicImage;
 use sha2::{Digest, Sha256};
 
-use crate::dataset::{Dataset, Sample};
+use crate::dataset::Sample;
 use crate::decode::{DecodeError, Geometry, Reading, decode_picture, fit, guarded, read_file};
+use crate::decoded::{Decoded, Place};
 use crate::doctor::Fingerprint;
 use crate::error::{DataError, Finding, Reason};
 use crate::parallel;
@@ -22,19 +25,31 @@ type Pixels = Arc<[u8]>;
 /// SHA-256 of an image file.
 pub type FileDigest = [u8; 32];
 
-/// Decoded images in memory, up to a number of bytes. What is in stays in: with a new random order each epoch, a fixed
-/// part of the images hits more often than the most recent ones would.
+/// After so long a file that was moved or changed is looked at once more.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often [`Loader::examine`] says how far it is.
+const NEWS: Duration = Duration::from_secs(10);
+
+/// Where decoded images are kept: on the disk, where there is such a place; what is not there, in memory, up to a number of bytes. What
+/// is in memory stays in: with a new random order each epoch, a fixed part of the images hits more often than the most recent ones would.
 #[derive(Debug)]
 pub struct DecodeCache {
     budget: usize,
     held: Mutex<(usize, HashMap<usize, Pixels>)>,
+    disk: Option<Arc<Decoded>>,
 }
 
 impl DecodeCache {
-    /// An empty cache of at most `budget` bytes of pixels; 0 keeps nothing.
+    /// An empty cache of at most `budget` bytes of pixels in memory; 0 keeps nothing.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { budget, held: Mutex::default() }
+        Self { budget, held: Mutex::default(), disk: None }
+    }
+
+    /// The same before images on the disk.
+    #[must_use]
+    pub fn before(self, disk: Option<Arc<Decoded>>) -> Self {
+        Self { disk, ..self }
     }
 
     fn get(&self, index: usize) -> Option<Pixels> {
@@ -49,7 +64,7 @@ impl DecodeCache {
         }
     }
 
-    /// Bytes of pixels that are held.
+    /// Bytes of pixels that are held in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         lock(&self.held).0
@@ -61,47 +76,96 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is known of a file once all are checked.
+struct Checked {
+    file: FileDigest,
+    place: Option<Place>,
+}
+
 struct Shared {
     samples: Vec<Sample>,
     geometry: Geometry,
     reading: Reading,
     cache: DecodeCache,
+    /// Of each sample; empty until all are checked.
+    checked: OnceLock<Vec<Checked>>,
+    /// Images that [`Shared::examine`] found decoded on the disk.
+    found: AtomicUsize,
     /// Images asked for: `None` while a worker is at it.
     slots: Mutex<HashMap<usize, Option<Result<Pixels, String>>>>,
     ready: Condvar,
 }
 
 impl Shared {
-    /// Reads and decodes one image, and offers it to the cache.
+    /// Reads and decodes one image, and offers it to the memory. A file that was checked and is not what it was is looked at again after a
+    /// moment: somebody may just be replacing it by the same.
     fn load(&self, index: usize) -> Result<Pixels, String> {
-        let sample = &self.samples[index];
-        let read = || read_file(&sample.path, self.reading.limits);
-        let pixels = guarded(|| self.fitted(index, decode_picture(&read()?, sample.slice, &self.reading)?.image));
-        pixels.map_err(|error| error.to_string())
+        let loaded = match self.decoded(index) {
+            Err(_) if self.checked(index).is_some() => {
+                sleep(PAUSE);
+                self.decoded(index)
+            }
+            other => other,
+        };
+        loaded.map_err(|error| error.to_string())
     }
 
-    /// As [`Shared::load`], and measures the image.
+    fn decoded(&self, index: usize) -> Result<Pixels, DecodeError> {
+        guarded(|| {
+            let sample = &self.samples[index];
+            let bytes = read_file(&sample.path, self.reading.limits)?;
+            if self.checked(index).is_some_and(|checked| checked.file[..] != Sha256::digest(&bytes)[..]) {
+                return Err(DecodeError::Changed);
+            }
+            let pixels = self.fitted(decode_picture(&bytes, sample.slice, &self.reading)?.image)?;
+            self.cache.put(index, &pixels);
+            Ok(pixels)
+        })
+    }
+
+    fn checked(&self, index: usize) -> Option<&Checked> {
+        self.checked.get()?.get(index)
+    }
+
+    fn place(&self, index: usize) -> Option<&Place> {
+        self.checked(index)?.place.as_ref()
+    }
+
+    /// Measures an image and keeps it decoded; its file is read in any case, its pixels only where they are not on the disk.
     fn examine(&self, index: usize) -> Result<Fingerprint, String> {
         let print = guarded(|| {
             let sample = &self.samples[index];
             let bytes = read_file(&sample.path, self.reading.limits)?;
-            let (print, image) = Fingerprint::measure(&bytes, decode_picture(&bytes, sample.slice, &self.reading)?)?;
-            self.fitted(index, image)?;
+            let digest = Sha256::digest(&bytes).into();
+            let disk = self.cache.disk.as_deref();
+            if let Some(print) = disk.and_then(|disk| disk.look(digest, sample.slice)) {
+                self.found.fetch_add(1, Ordering::Relaxed);
+                return Ok(print);
+            }
+            let (print, image) = Fingerprint::measure(digest, decode_picture(&bytes, sample.slice, &self.reading)?)?;
+            let pixels = self.fitted(image)?;
+            match disk {
+                Some(disk) if disk.trouble().is_none() => disk.put(&print, sample.slice, &pixels),
+                _ => self.cache.put(index, &pixels),
+            }
             Ok(print)
         });
         print.map_err(|error| error.to_string())
     }
 
-    fn fitted(&self, index: usize, image: DynamicImage) -> Result<Pixels, DecodeError> {
-        let pixels: Pixels = fit(image, &self.geometry, self.reading.limits)?.into();
-        self.cache.put(index, &pixels);
-        Ok(pixels)
+    fn fitted(&self, image: DynamicImage) -> Result<Pixels, DecodeError> {
+        Ok(fit(image, &self.geometry, self.reading.limits)?.into())
     }
 
-    fn undecodable(&self, failed: BTreeMap<usize, String>) -> DataError {
+    fn unusable(&self, failed: BTreeMap<usize, String>) -> DataError {
         let places = failed.iter().map(|(index, why)| format!("{}: {why}", self.samples[*index].shown()));
-        let what = format!("{} image files cannot be decoded", failed.len());
-        DataError::one(Finding::new(Reason::UndecodableInput, what, places.collect(), "replace the files or remove their rows"))
+        let (reason, what, remedy) = if self.checked.get().is_none() {
+            (Reason::UndecodableInput, "cannot be decoded", "replace the files or remove their rows")
+        } else {
+            let remedy = "put the files back as they were, or start the job anew; leave its data alone until it is done";
+            (Reason::InputChanged, "were moved or changed after they were checked", remedy)
+        };
+        DataError::one(Finding::new(reason, format!("{} image files {what}", failed.len()), places.collect(), remedy))
     }
 }
 
@@ -116,7 +180,8 @@ impl Loader {
     /// A loader over `samples` with `threads` decoding threads, at least one.
     #[must_use]
     pub fn new(samples: Vec<Sample>, geometry: Geometry, reading: Reading, threads: usize, cache: DecodeCache) -> Self {
-        let shared = Arc::new(Shared { samples, geometry, reading, cache, slots: Mutex::default(), ready: Condvar::new() });
+        let (checked, found, slots, ready) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { samples, geometry, reading, cache, checked, found, slots, ready });
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let workers =
@@ -142,12 +207,42 @@ impl Loader {
         &self.shared.cache
     }
 
-    /// Begins to decode images that a later [`Loader::batch`] will ask for, and returns at once. What is prefetched stays in
+    /// All files are checked, and `prints` are their fingerprints in the samples' order: from now on a file that is another one is
+    /// refused, and what is decoded on the disk is read from there. Without effect when the numbers of samples and fingerprints differ, or
+    /// the second time.
+    pub fn settle(&mut self, prints: &[Fingerprint]) {
+        let disk = self.shared.cache.disk.as_deref();
+        if let Some(disk) = disk {
+            disk.seal();
+            disk.refresh();
+        }
+        let place = |print: &Fingerprint, sample: &Sample| disk.and_then(|disk| disk.find(print.file(), sample.slice));
+        let checked = prints.iter().zip(&self.shared.samples).map(|(print, sample)| Checked { file: print.file(), place: place(print, sample) });
+        if prints.len() == self.shared.samples.len() {
+            let _ = self.shared.checked.set(checked.collect());
+        }
+    }
+
+    /// How many images were found decoded on the disk when they were checked here.
+    #[must_use]
+    pub fn found(&self) -> usize {
+        self.shared.found.load(Ordering::Relaxed)
+    }
+
+    /// Why not all decoded images could be kept on the disk, if they were to be.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.cache.disk.as_ref()?.trouble()
+    }
+
+    /// Begins to read or decode images that a later [`Loader::batch`] will ask for, and returns at once. What is decoded ahead stays in
     /// memory until it is asked for, so prefetch one batch ahead and no more.
     pub fn prefetch(&mut self, indices: &[usize]) {
         let mut slots = lock(&self.shared.slots);
         for &index in indices {
-            if index < self.shared.samples.len() && !slots.contains_key(&index) && self.shared.cache.get(index).is_none() {
+            if let Some(place) = self.shared.place(index) {
+                place.prefetch();
+            } else if index < self.shared.samples.len() && !slots.contains_key(&index) && self.shared.cache.get(index).is_none() {
                 let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(index).is_ok());
                 if sent {
                     slots.insert(index, None);
@@ -159,7 +254,7 @@ impl Loader {
     /// The images at `indices` as `[N, 3, S, S]` unsigned bytes, in that order.
     ///
     /// # Errors
-    /// `UndecodableInput` with all images of the batch that cannot be decoded.
+    /// `UndecodableInput` with all images of the batch that cannot be decoded; `InputChanged` for files that were checked before.
     ///
     /// # Panics
     /// When an index is not below the number of samples.
@@ -182,6 +277,10 @@ impl Loader {
         let mut failed = BTreeMap::new();
         let mut taken: HashMap<usize, Pixels> = HashMap::new();
         for (target, &index) in batch.chunks_exact_mut(size).zip(indices) {
+            // An image that is damaged on the disk is decoded here.
+            if self.shared.place(index).is_some_and(|place| place.read(target).is_ok()) {
+                continue;
+            }
             let found = taken.get(&index).cloned().map(Ok).or_else(|| self.take(index));
             match found.unwrap_or_else(|| self.shared.load(index)) {
                 Ok(pixels) => {
@@ -193,7 +292,7 @@ impl Loader {
                 }
             }
         }
-        if failed.is_empty() { Ok(()) } else { Err(self.shared.undecodable(failed)) }
+        if failed.is_empty() { Ok(()) } else { Err(self.shared.unusable(failed)) }
     }
 
     /// What was asked for in the slots, waiting for it, or the cached image; none when neither has it.
@@ -209,30 +308,52 @@ impl Loader {
         self.shared.cache.get(index).map(Ok)
     }
 
-    /// Decodes every image of `range` once, with as many threads as the loader has, filling the cache, and returns the
-    /// files' fingerprints in order. Run before training, so that a bad file is found before a device is used; ranks can each
-    /// check a share.
+    /// Looks at every image of `range` once, with as many threads as the loader has, keeps them decoded, and returns the files'
+    /// fingerprints in order. Run before training, so that a bad file is found before a device is used; ranks can each check a share.
     ///
     /// # Errors
     /// `UndecodableInput` with all files that cannot be decoded.
     pub fn check(&self, range: Range<usize>) -> Result<Vec<Fingerprint>, DataError> {
         let (mut prints, mut failed) = (Vec::with_capacity(range.len()), BTreeMap::new());
-        for (index, result) in (range.start..).zip(self.examine(range)) {
+        for (index, result) in (range.start..).zip(self.examine(range, |_| ())) {
             match result {
                 Ok(print) => prints.push(print),
                 Err(why) => drop(failed.insert(index, why)),
             }
         }
-        if failed.is_empty() { Ok(prints) } else { Err(self.shared.undecodable(failed)) }
+        if failed.is_empty() { Ok(prints) } else { Err(self.shared.unusable(failed)) }
     }
 
-    /// As [`Loader::check`], and says of each image that cannot be decoded why.
+    /// As [`Loader::check`], and says of each image that cannot be decoded why. `news` hears now and then how far it is.
     #[must_use]
-    pub fn examine(&self, range: Range<usize>) -> Vec<Result<Fingerprint, String>> {
+    pub fn examine(&self, range: Range<usize>, news: impl Fn(String) + Sync) -> Vec<Result<Fingerprint, String>> {
         let end = range.end.min(self.shared.samples.len());
         let start = range.start.min(end);
-        parallel::map(end - start, self.workers.len(), |at| self.shared.examine(start + at))
+        if let Some(disk) = &self.shared.cache.disk {
+            disk.refresh();
+        }
+        let (began, done, said) = (Instant::now(), AtomicUsize::new(0), Mutex::new(Instant::now()));
+        let all = parallel::map(end - start, self.workers.len(), |at| {
+            let print = self.shared.examine(start + at);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Ok(mut said) = said.try_lock()
+                && said.elapsed() > NEWS
+            {
+                *said = Instant::now();
+                news(how_far(done, end - start, began.elapsed()));
+            }
+            print
+        });
+        if let Some(disk) = &self.shared.cache.disk {
+            disk.seal();
+        }
+        all
     }
+}
+
+fn how_far(done: usize, all: usize, elapsed: Duration) -> String {
+    let left = elapsed.as_secs_f64() / done.max(1) as f64 * (all - done) as f64;
+    format!("{done} of {all} images are looked at, {left:.0} s left")
 }
 
 fn work(shared: &Shared, queue: &Mutex<Receiver<usize>>) {
@@ -253,38 +374,4 @@ impl Drop for Loader {
             drop(worker.join());
         }
     }
-}
-
-/// Digest of the labelled data: SHA-256 over split, key, class and file digest of every sample, sorted by split and key,
-/// so that the order of a manifest's rows does not matter. `prints` are those of `dataset.samples` in order. Patient
-/// ids are no part of it. `None` when the numbers of samples and digests differ.
-#[must_use]
-pub fn data_digest(dataset: &Dataset, prints: &[Fingerprint]) -> Option<String> {
-    if prints.len() != dataset.samples.len() {
-        return None;
-    }
-    let label = |sample: &Sample| if sample.findings.is_empty() { sample.label.to_string() } else { dataset.told(sample) };
-    let mut entries: Vec<_> =
-        dataset.samples.iter().zip(prints).map(|(sample, print)| (sample.split, sample.key.as_str(), label(sample), print.file)).collect();
-    entries.sort_unstable();
-    let mut hasher = Sha256::new();
-    let mut text = |text: &str| {
-        hasher.update((text.len() as u64).to_le_bytes());
-        hasher.update(text);
-    };
-    text("graft data digest 1");
-    for class in &dataset.classes {
-        text(class);
-    }
-    for (split, key, label, file) in entries {
-        text(split.name());
-        text(key);
-        text(&label);
-        text(&hex(&file));
-    }
-    Some(hex(&hasher.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -334,7 +334,7 @@ pub(super) fn restore(targets: &[(String, Tensor)], saved: &BTreeMap<String, Ten
 }
 
 /// The sum of a number over all ranks.
-fn sum(rank: &Rank, value: f64) -> Result<f64, Failure> {
+pub(super) fn sum(rank: &Rank, value: f64) -> Result<f64, Failure> {
     let total = Tensor::from_slice(&[value]).f_to_device(rank.device)?;
     rank.group.all_reduce(&total, Reduction::Sum)?;
     Ok(total.f_double_value(&[0])?)

@@ -2,21 +2,24 @@
 //! layer names, then every image is decoded once, each rank its share, and the doctor judges what was seen.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use graft_crds::contract::ExitReason;
 use graft_crds::spec::{BadInput, Data};
+use graft_data::decoded::Decoded;
 use graft_data::doctor::{self, Fingerprint, Report};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
 use graft_torch::tch::{Kind, Tensor};
 use graft_trainer_core::sampler;
 
+use super::fine_tune::sum;
 use super::inputs::Unit;
 use super::{Normaliser, Rank, Recipe, inputs, say};
 use crate::event::{Event, Failure};
 use crate::weights::{self, HeadPolicy};
-use crate::{models, remote};
+use crate::{decoded, models, remote};
 
-/// Bytes of decoded images that each rank keeps; larger data sets are decoded again in each epoch.
+/// Bytes of decoded images that each rank keeps in memory, of those that are not kept on the disk.
 const CACHE: usize = 1 << 30;
 
 pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
@@ -25,6 +28,8 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let seed = rank.config.fine_tune.as_ref().map_or(0, |f| u64::try_from(f.seed).unwrap_or(0));
     let normaliser = Normaliser::resolve(&backbone)?;
     let geometry = Geometry::resolve(backbone.architecture, backbone.preprocessing.as_ref())?;
+    let reading = Reading::of(&rank.config.data);
+    let kept = decoded::open(&rank.output.join(".graft/decoded"), &rank.config.data, geometry, &reading);
     rank.config.data = local_data(rank)?;
     let mut dataset = Dataset::load(&rank.config.data, &rank.config.task, seed)?;
     dataset.check_world(rank.world)?;
@@ -54,10 +59,12 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     rank.log(format!("{} numbers are trained ({}), {} stay frozen", summary.trained, list(&summary.groups), summary.frozen));
 
     let threads = rank.config.gang.threads as usize;
-    let reading = Reading::of(&rank.config.data);
-    let open = |dataset: &Dataset| Loader::new(dataset.samples.clone(), geometry, reading.clone(), threads, DecodeCache::new(CACHE));
+    let disk = kept.as_ref().ok().cloned().flatten();
+    let cache = || DecodeCache::new(CACHE).before(disk.clone());
+    let open = |dataset: &Dataset| Loader::new(dataset.samples.clone(), geometry, reading.clone(), threads, cache());
     let mut loader = open(&dataset);
     let prints = check_images(rank, &dataset, &loader)?;
+    tell_kept(rank, &loader, &kept)?;
     let report = examine(rank, &dataset, &prints)?;
     let bad: BTreeSet<usize> = prints.iter().enumerate().filter(|(_, print)| print.is_none()).map(|(index, _)| index).collect();
     if !bad.is_empty() {
@@ -69,6 +76,7 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let prints: Vec<Fingerprint> = prints.into_iter().flatten().collect();
     let lost = || Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {} images", prints.len(), dataset.samples.len()));
     let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;
+    loader.settle(&prints);
     let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
     let unit = Unit::of(&dataset);
@@ -109,11 +117,17 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-/// Decode every image once, each rank its share; gives the fingerprints of all, none for those that are left out. Unless they
+/// Look at every image once, each rank its share; gives the fingerprints of all, none for those that are left out. Unless they
 /// may be, and if any rank finds a bad one, all look at everything, so that the error names every bad file.
 fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<Option<Fingerprint>>, Failure> {
     let n = dataset.samples.len();
-    let mine = loader.examine(sampler::shard(n, rank.rank, rank.world));
+    let first = rank.rank == 0;
+    let news = |message: String| {
+        if first {
+            say(&Event::Log { message: format!("this rank's share: {message}") });
+        }
+    };
+    let mine = loader.examine(sampler::shard(n, rank.rank, rank.world), news);
     if rank.config.data.on_bad_input == BadInput::Stop {
         let sound = if mine.iter().all(Result::is_ok) { Ok(()) } else { Err(()) };
         if rank.any(sound)? {
@@ -130,13 +144,26 @@ fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<O
     Ok(bytes.chunks_exact(ROW).map(|row| (row[0] == 1).then(|| Fingerprint::from_bytes(&row[1..])).flatten()).collect())
 }
 
+/// Say what was decoded already, and what cannot be kept.
+fn tell_kept(rank: &Rank, loader: &Loader, kept: &Result<Option<Arc<Decoded>>, String>) -> Result<(), Failure> {
+    let found = sum(rank, loader.found() as f64)?;
+    let trouble = kept.as_ref().err().cloned().or_else(|| loader.trouble());
+    if let Ok(Some(disk)) = kept {
+        rank.log(format!("{found} of {} images were decoded already; decoded images lie in {}", loader.samples().len(), disk.folder().display()));
+    }
+    if rank.any(trouble.as_ref().map_or(Ok(()), |_| Err(())))? {
+        rank.log(decoded::without(trouble.as_deref().unwrap_or("another rank cannot write them")));
+    }
+    Ok(())
+}
+
 /// Name what is left out, and why.
 fn tell_skipped(rank: &Rank, dataset: &Dataset, loader: &Loader, bad: &BTreeSet<usize>) {
     if rank.rank > 0 {
         return;
     }
     for &index in bad {
-        let why = loader.examine(index..index + 1).pop().and_then(Result::err).unwrap_or_default();
+        let why = loader.examine(index..index + 1, |_| ()).pop().and_then(Result::err).unwrap_or_default();
         rank.log(format!("left out: {}: {why}", dataset.samples[index].shown()));
     }
 }

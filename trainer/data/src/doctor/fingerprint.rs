@@ -53,14 +53,14 @@ impl Fingerprint {
     /// # Errors
     /// Anything but a whole image within the limits.
     pub(crate) fn of(bytes: &[u8], slice: Option<u32>, reading: &Reading) -> Result<Self, DecodeError> {
-        Ok(Self::measure(bytes, decode_picture(bytes, slice, reading)?)?.0)
+        Ok(Self::measure(Sha256::digest(bytes).into(), decode_picture(bytes, slice, reading)?)?.0)
     }
 
-    /// Measures a file and its picture; gives the pixels back.
+    /// Measures the picture of the file with this digest; gives the pixels back.
     ///
     /// # Errors
     /// A picture without pixels.
-    pub(crate) fn measure(bytes: &[u8], picture: Picture) -> Result<(Self, DynamicImage), DecodeError> {
+    pub(crate) fn measure(file: FileDigest, picture: Picture) -> Result<(Self, DynamicImage), DecodeError> {
         let Picture { image, format, bits, channels } = picture;
         let (width, height) = (image.width(), image.height());
         if width == 0 || height == 0 {
@@ -69,7 +69,7 @@ impl Fingerprint {
         let pixels = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes()).chain_update(image.as_bytes()).finalize();
         let grey = resample::<1>(image.to_luma8().into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
         let facts = Facts { width, height, bits, channels, format, border: border(&grey) };
-        Ok((Self { file: Sha256::digest(bytes).into(), pixels: pixels.into(), grey, facts }, image))
+        Ok((Self { file, pixels: pixels.into(), grey, facts }, image))
     }
 
     /// SHA-256 of the file.
