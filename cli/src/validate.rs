@@ -9,7 +9,7 @@ use graft_crds::TransferJobSpec;
 use graft_crds::contract::{ExitReason, TrainerFailure};
 use graft_crds::spec::BadInput;
 use graft_data::doctor;
-use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, Split};
+use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, Reason, Split};
 use graft_torch::tch::Device;
 use graft_trainer::decoded;
 use graft_trainer::event::Failure;
@@ -53,11 +53,13 @@ pub fn run(spec: &TransferJobSpec) -> Result<(), TrainerFailure> {
     for (sample, why) in dataset.samples.iter().zip(&examined).filter_map(|(sample, print)| Some((sample, print.as_ref().err()?))) {
         println!("left out: {}: {why}", sample.shown());
     }
-    dataset.without(&bad).map_err(|e| data_failure(&e))?;
+    dataset.without(&bad, Reason::UndecodableInput).map_err(|e| data_failure(&e))?;
     let prints: Vec<_> = examined.into_iter().map(Result::ok).collect();
-    let report = doctor::judge(&dataset, &prints, threads);
+    let mut report = doctor::judge(&dataset, &prints, threads);
+    let obeyed = report.obey(&dataset, spec.data.duplicates);
     println!("{}", report.line());
-    report.obey(spec.data.duplicates).map_err(|e| data_failure(&e))?;
+    let gone: BTreeSet<usize> = obeyed.map_err(|e| data_failure(&e))?.union(&bad).copied().collect();
+    dataset.without(&gone, Reason::PictureInTwoSplits).map_err(|e| data_failure(&e))?;
     check_weights(spec, dataset.classes.len())
 }
 

@@ -140,6 +140,32 @@ fn images_that_do_not_decode_are_all_listed() {
 }
 
 #[test]
+fn copies_of_test_pictures_are_left_out_of_training_and_shown() {
+    let site = Site::new();
+    let manifest = site.text("phantom/manifest.csv");
+    let of =
+        |split: &str| manifest.lines().find(|line| line.contains(&format!(",{split},"))).unwrap().split(',').map(str::to_owned).collect::<Vec<_>>();
+    let (train, test) = (of("train"), of("test"));
+    fs::copy(site.path("phantom").join(&test[0]), site.path("phantom").join(&train[0])).unwrap();
+    refused(&site, |job| job["spec"]["data"]["duplicates"] = "refuse".into(), DATA, "PictureInTwoSplits", &[&train[0], &test[0], "regroup"]);
+
+    let run = site.run("grouped", |job| job["spec"]["data"]["duplicates"] = "regroup".into());
+    let found = &run.summary()["progress"]["data"];
+    assert_eq!((&found["leftOut"], &found["pairsAcrossSplits"], &found["images"]), (&json!(1), &json!(1), &json!(60)), "{}", run.stdout);
+    assert!(run.logs("left out: 1 training and 0 validation images") && run.logs("35 train, 12 validation, 12 test"), "{}", run.stdout);
+    let report: Value = serde_json::from_slice(&site.read("grouped/data.json")).unwrap();
+    assert_eq!((&report["leftOut"], report["pairs"].as_array().unwrap().len()), (&json!({"train": 1, "validation": 0}), 1));
+    assert_eq!(site.text("grouped/predictions.csv").lines().count(), 13, "the test set is what it was");
+    let sheet = site.read("grouped/data-pairs.png");
+    assert!(sheet.starts_with(b"\x89PNG") && site.text("grouped/manifest.json").contains("data-pairs.png"));
+
+    let file = site.path("sheet.png").to_string_lossy().into_owned();
+    let said = Run::of(graft(&["data", "doctor", &site.path("grouped.json").to_string_lossy(), "--sheet", &file]));
+    assert!(said.code == Some(0) && said.stderr.contains("1 of 1 pairs"), "{}", said.stderr);
+    assert!(site.read("sheet.png") == sheet);
+}
+
+#[test]
 fn more_processes_than_samples() {
     let site = Site::new();
     site.manifest(|row, line| {

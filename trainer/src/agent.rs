@@ -48,7 +48,7 @@ pub struct AgentOptions {
 /// What the agent waits for.
 pub(crate) enum Message {
     /// A rank said something.
-    Event(u32, Event),
+    Event(u32, Box<Event>),
     /// A rank's output ended.
     Silent(u32),
     /// SIGTERM or an interrupt came.
@@ -175,7 +175,7 @@ impl Agent {
         while ranks.iter().any(|rank| rank.ended.is_none()) {
             let patience = deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
             match receiver.recv_timeout(patience) {
-                Ok(Message::Event(rank, event)) => self.hear(rank, event),
+                Ok(Message::Event(rank, event)) => self.hear(rank, *event),
                 Ok(Message::Silent(number)) => self.bury(ranks, number),
                 Ok(Message::Terminate) => {
                     self.terminated = true;
@@ -292,7 +292,7 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
             for line in BufReader::new(output).lines() {
                 let Ok(line) = line else { break };
                 let event = serde_json::from_str(&line).unwrap_or(Event::Log { message: line });
-                if sender.send(Message::Event(number, event)).is_err() {
+                if sender.send(Message::Event(number, Box::new(event))).is_err() {
                     return;
                 }
             }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use graft_crds::Architecture;
@@ -26,6 +27,7 @@ const MANIFEST: &str = "manifest.json";
 const MODEL: &str = "model.safetensors";
 const DESCRIPTION: &str = "model.json";
 const PREDICTIONS: &str = "predictions.csv";
+const SHEET: &str = "data-pairs.png";
 
 /// How far a model that was loaded again may be from its stored predictions, as a probability, or as a share of a number above 1.
 const TOLERANCE: f64 = 1e-4;
@@ -86,6 +88,14 @@ pub(crate) struct Written {
     pub(crate) output: OutputRef,
 }
 
+/// The contact sheet, or none: an earlier one must not stay.
+fn write_sheet(path: &Path, png: Option<&[u8]>) -> Result<(), Failure> {
+    match png {
+        Some(png) => storage::write_whole(path, png),
+        None => fs::remove_file(path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(Failure::storage(path, e)) }),
+    }
+}
+
 /// Judge the model on the test set and write everything; `features` are those of the whole data set, `frozen` is the number of
 /// frozen tensors, which were found unchanged.
 pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usize) -> Result<Written, Failure> {
@@ -124,9 +134,11 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usi
     storage::write_whole(&folder.join(PREDICTIONS), table.as_bytes())?;
     storage::write_whole(&folder.join("history.csv"), history.as_bytes())?;
     storage::write_whole(&folder.join("data.json"), &to_json(&recipe.report)?)?;
+    write_sheet(&folder.join(SHEET), recipe.sheet.as_deref())?;
 
     let mut files = BTreeMap::new();
-    for name in [MODEL, DESCRIPTION, "metrics.json", PREDICTIONS, "history.csv", "data.json"] {
+    let sheet = recipe.sheet.as_ref().map(|_| SHEET);
+    for name in [MODEL, DESCRIPTION, "metrics.json", PREDICTIONS, "history.csv", "data.json"].into_iter().chain(sheet) {
         let path = folder.join(name);
         files.insert(name.to_owned(), storage::entry(&path).map_err(|e| Failure::storage(&path, e))?);
     }

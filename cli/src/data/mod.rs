@@ -26,6 +26,9 @@ pub enum Data {
         /// Where a folder of the pods lies here, as /data=/home/me/data
         #[arg(long = "mount", value_name = "INSIDE=OUTSIDE")]
         mounts: Vec<Mount>,
+        /// Write the pairs that do harm, side by side, into this PNG file: it shows pixels
+        #[arg(long, value_name = "FILE")]
+        sheet: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -64,7 +67,7 @@ impl Data {
         let form = |json| if json { Form::Json } else { Form::Text };
         match self {
             Self::Cache(command) => command.run(),
-            Self::Doctor { what, mounts, json } => doctor::run(&what, &mounts, form(json)),
+            Self::Doctor { what, mounts, sheet, json } => doctor::run(&what, &mounts, sheet.as_deref(), form(json)),
             Self::Manifest { path, out } => {
                 let written = graft_data::manifest::write(&path, out.as_deref()).map_err(|error| data_failure(&error))?;
                 println!("{}: {} images", written.manifest.display(), written.rows);

@@ -35,7 +35,7 @@ pub struct Data {
     /// The values of the split column.
     #[serde(default)]
     pub splits: DataSplits,
-    /// What happens when the same picture is in two splits, or under two labels. Default: record.
+    /// The same picture in two splits or under two labels: the job fails, leaves copies of test pictures out of training, or records it. Default: record.
     #[serde(default)]
     pub duplicates: Duplicates,
     /// What happens when an image cannot be decoded: `stop` before training, or `skip` it and count it in status.data. Default: stop.
@@ -93,6 +93,8 @@ pub struct Window {
 pub enum Duplicates {
     /// The job fails before training and names the pairs.
     Refuse,
+    /// Pictures of the test set are left out of training and validation, and those of the validation set out of training.
+    Regroup,
     /// The job logs how many there are and trains.
     #[default]
     Record,

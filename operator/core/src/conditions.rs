@@ -72,7 +72,8 @@ fn data_checked(status: &TransferJobStatus) -> Verdict {
     let (across, conflicts) = (data.pairs_across_splits, data.label_conflicts);
     let clean = across == 0 && conflicts == 0;
     let skipped = if data.skipped > 0 { format!(", {} that cannot be decoded left out", data.skipped) } else { String::new() };
-    let message = format!("{} images{skipped}; {across} pairs of the same picture in two splits, {conflicts} under two labels", data.images);
+    let repeats = if data.left_out > 0 { format!("; {} that repeat a picture left out", data.left_out) } else { String::new() };
+    let message = format!("{} images{skipped}; {across} pairs of the same picture in two splits, {conflicts} under two labels{repeats}", data.images);
     ("True", if clean { "Clean" } else { "DuplicatesFound" }.into(), message)
 }
 
@@ -117,12 +118,13 @@ mod tests {
             skipped: 3,
             pairs_across_splits: 2,
             label_conflicts: 1,
+            left_out: 4,
             shortcuts: vec!["image size (tells a, AUROC 0.91)".into()],
         });
         let (state, reason, message) = of(&status, CONDITION_DATA_CHECKED);
         assert_eq!((state.as_str(), reason.as_str()), ("True", "DuplicatesFound"));
         assert!(
-            message.contains("9 images, 3 that cannot be decoded left out; 2 pairs of the same picture in two splits, 1 under two labels"),
+            message.contains("9 images, 3 that cannot be decoded left out; 2 pairs of the same picture in two splits, 1 under two labels; 4 that repeat a picture left out"),
             "{message}"
         );
         assert_eq!(of(&status, CONDITION_SHORTCUT_SUSPECTED), ("True".into(), "LabelPredictable".into(), "image size (tells a, AUROC 0.91)".into()));

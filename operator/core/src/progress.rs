@@ -60,6 +60,7 @@ fn data(findings: &DataFindings) -> DataStatus {
         skipped: signed(findings.skipped),
         pairs_across_splits: signed(findings.pairs_across_splits),
         label_conflicts: signed(findings.label_conflicts),
+        left_out: signed(findings.left_out),
         shortcuts: findings.shortcuts.iter().take(ShortcutFeature::ALL.len()).map(shortcut).collect(),
     }
 }
@@ -214,7 +215,8 @@ mod tests {
             class: format!("a\n\u{1b}{}", "b".repeat(9000)),
             auroc: 0.913,
         };
-        let findings = DataFindings { images: 746, skipped: 1, pairs_across_splits: 2, label_conflicts: u64::MAX, shortcuts: vec![hostile; 50] };
+        let findings =
+            DataFindings { images: 746, skipped: 1, pairs_across_splits: 2, label_conflicts: u64::MAX, left_out: 1, shortcuts: vec![hostile; 50] };
         let mut status = TransferJobStatus::default();
         let progress = Progress { data: Some(findings), ..Progress::default() };
         show_if_news(&mut status, &progress, &Evaluation::default(), Due::Now);

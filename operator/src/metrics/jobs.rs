@@ -61,7 +61,7 @@ impl Series {
         }
         if let Some(data) = &status.data {
             let shortcuts = i64::try_from(data.shortcuts.len()).unwrap_or(i64::MAX);
-            for (kind, count) in [("across_splits", data.pairs_across_splits), ("label_conflict", data.label_conflicts), ("shortcut", shortcuts)] {
+            for (kind, count) in [("across_splits", data.leaks()), ("label_conflict", data.label_conflicts), ("shortcut", shortcuts)] {
                 // What was not found has no series: a thousand jobs must fit into a scrape.
                 if count > 0 {
                     self.findings.with_label_values(&[namespace, name, kind]).set(count);
@@ -163,6 +163,14 @@ mod tests {
                "progress": {"summary": "63%", "percent": 63, "epoch": 12, "epochs": 20, "samplesPerSecond": "412.5"},
                "data": {"images": 746, "pairsAcrossSplits": 2, "labelConflicts": 0, "shortcuts": ["image size (tells a, AUROC 0.91)"]},
                "checkpoint": {"epoch": 12, "digest": "d"}, "restarts": {"total": 1, "failures": 1, "preemptions": 0}})
+    }
+
+    #[test]
+    fn what_is_left_out_is_no_leak() {
+        let mut status = running();
+        assert!(text(&[job(1, status.clone())]).contains("across_splits"));
+        status["data"]["leftOut"] = 2.into();
+        assert!(!text(&[job(1, status)]).contains("across_splits"));
     }
 
     #[test]

@@ -178,22 +178,27 @@ impl Dataset {
         }
     }
 
-    /// Without the samples whose image cannot be decoded, `bad` by their indices.
+    /// Without samples, `gone` by their indices, for a reason: their image cannot be decoded, or repeats a picture of another split.
     ///
     /// # Errors
     /// A split or a class of the training data has nothing left.
-    pub fn without(&self, bad: &BTreeSet<usize>) -> Result<Self, DataError> {
-        let samples = self.samples.iter().enumerate().filter(|(index, _)| !bad.contains(index)).map(|(_, sample)| sample.clone());
+    pub fn without(&self, gone: &BTreeSet<usize>, reason: Reason) -> Result<Self, DataError> {
+        let samples = self.samples.iter().enumerate().filter(|(index, _)| !gone.contains(index)).map(|(_, sample)| sample.clone());
         let left = Self { samples: samples.collect(), ..self.clone() };
         let empty = Split::ALL.into_iter().filter(|split| left.split(*split).is_empty()).map(|split| format!("split {}", split.name()));
         let trained = |class: &usize| left.split(Split::Train).iter().any(|sample| sample.shows(*class) == Some(true));
         let lost = (0..left.classes.len()).filter(|class| !trained(class)).map(|class| format!("training images of {:?}", left.classes[class]));
-        let gone: Vec<String> = empty.chain(lost).collect();
-        if gone.is_empty() {
+        let nothing: Vec<String> = empty.chain(lost).collect();
+        if nothing.is_empty() {
             return Ok(left);
         }
-        let what = format!("{} images cannot be decoded, and without them nothing is left of", bad.len());
-        Err(DataError::one(Finding::new(Reason::UndecodableInput, what, gone, "replace the files")))
+        let (why, remedy) = if reason == Reason::PictureInTwoSplits {
+            ("repeat pictures of other splits", "split the data anew, by patient")
+        } else {
+            ("cannot be decoded", "replace the files")
+        };
+        let what = format!("{} images {why}, and without them nothing is left of", gone.len());
+        Err(DataError::one(Finding::new(reason, what, nothing, remedy)))
     }
 
     /// Indices of a split in [`Dataset::samples`]; training begins at 0.

@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
-use graft_data::doctor::{self, Report};
-use graft_data::{Dataset, Reading};
+use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
+use graft_data::doctor::{self, LeftOut, Report};
+use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Reason, Split};
 use image::{DynamicImage, GrayImage, Luma};
 
 fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
@@ -23,6 +23,8 @@ fn manifest(folder: &Path, name: &str, patient: &str) -> Data {
         on_bad_input: BadInput::Stop,
     }
 }
+
+const GEOMETRY: Geometry = Geometry { size: 32, resize: 32, fit: Fit::Stretch, interpolation: Interpolation::Bilinear };
 
 fn examine(data: &Data) -> Report {
     doctor::examine(&Dataset::load(data, &Task::default(), 0).unwrap(), &Reading::default(), 2)
@@ -78,6 +80,29 @@ fn planted_faults_are_all_found() {
     let error = report.refuse_duplicates().unwrap_err();
     assert_eq!(error.reason(), "PictureInTwoSplits");
     assert!(error.to_string().contains("0.png (train, ill) and copy.bmp (test, ill): equal pixels"), "{error}");
+    // Copies of test pictures leave the training set; the test set, and the copy within the training set, stay.
+    let dataset = Dataset::load(&manifest(folder.path(), "m.csv", "patient"), &Task::default(), 0).unwrap();
+    let mut grouped = report.clone();
+    let gone = grouped.obey(&dataset, Duplicates::Regroup).unwrap();
+    assert_eq!(gone.iter().map(|index| dataset.samples[*index].key.as_str()).collect::<Vec<_>>(), ["0.png", "4.png"]);
+    assert_eq!(grouped.left_out, Some(LeftOut { train: 2, validation: 0 }));
+    assert_eq!((grouped.findings().left_out, grouped.findings().pairs_across_splits), (2, 2));
+    assert!(grouped.line().contains("left out: 2 training and 0 validation images"), "{}", grouped.line());
+    let left = dataset.without(&gone, Reason::PictureInTwoSplits).unwrap();
+    let prints = Loader::new(left.samples.clone(), GEOMETRY, Reading::default(), 2, DecodeCache::new(0)).check(0..left.samples.len()).unwrap();
+    let after = doctor::judge(&left, &prints.into_iter().map(Some).collect::<Vec<_>>(), 2);
+    assert_eq!((after.harmful_pairs().across_splits, left.split(Split::Test).len()), (0, dataset.split(Split::Test).len()));
+
+    // The sheet has both pairs, each side by side: the halves of an exact pair are equal.
+    let png = doctor::sheet(&report, &dataset, &Reading::default(), 2).unwrap();
+    let sheet = image::load_from_memory(&png).unwrap().into_rgb8();
+    let half = |x: u32, y: u32| image::imageops::crop_imm(&sheet, x, y, 256, 256).to_image();
+    let second = sheet.height() / 2 + 15;
+    assert!(half(8, second) == half(272, second) && half(8, 19) != half(272, 19));
+    assert!(half(8, second).pixels().any(|pixel| pixel.0[0] > 200), "a picture is shown");
+    let clean = Report { pairs: vec![], ..report.clone() };
+    assert_eq!(doctor::sheet(&clean, &dataset, &Reading::default(), 2), None);
+
     let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
     assert_eq!((again.near, again.exact, again.pairs.len()), (report.near, report.exact, 2));
 }

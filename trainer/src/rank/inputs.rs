@@ -115,6 +115,8 @@ pub(crate) struct Recipe {
     pub(crate) loader: Loader,
     /// What the doctor found; on rank 0.
     pub(crate) report: Option<Report>,
+    /// Its pairs as a PNG file, if it has any; on rank 0.
+    pub(crate) sheet: Option<Vec<u8>>,
     pub(crate) geometry: Geometry,
     pub(crate) normaliser: Normaliser,
     pub(crate) padding: Padding,

@@ -8,10 +8,11 @@ use graft_crds::contract::ExitReason;
 use graft_crds::spec::{BadInput, Data};
 use graft_data::decoded::Decoded;
 use graft_data::doctor::{self, Fingerprint, Report};
-use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, data_digest};
-use graft_torch::tch::{Kind, Tensor};
+use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Reason, Split, data_digest};
+use graft_torch::tch::{Device, Kind, Tensor};
 use graft_trainer_core::sampler;
 
+use super::checkpoint::to_json;
 use super::fine_tune::sum;
 use super::inputs::Unit;
 use super::{Normaliser, Rank, Recipe, inputs, say};
@@ -65,22 +66,26 @@ pub(super) fn prepare(rank: &mut Rank) -> Result<Recipe, Failure> {
     let mut loader = open(&dataset);
     let prints = check_images(rank, &dataset, &loader)?;
     tell_kept(rank, &loader, &kept)?;
-    let report = examine(rank, &dataset, &prints)?;
+    let Judged { report, sheet, repeats } = examine(rank, &dataset, &prints, &reading)?;
     let bad: BTreeSet<usize> = prints.iter().enumerate().filter(|(_, print)| print.is_none()).map(|(index, _)| index).collect();
     if !bad.is_empty() {
         tell_skipped(rank, &dataset, &loader, &bad);
-        dataset = dataset.without(&bad)?;
+    }
+    let gone: BTreeSet<usize> = bad.union(&repeats).copied().collect();
+    if !gone.is_empty() {
+        dataset.without(&bad, Reason::UndecodableInput)?;
+        dataset = dataset.without(&gone, Reason::PictureInTwoSplits)?;
         dataset.check_world(rank.world)?;
         loader = open(&dataset);
     }
-    let prints: Vec<Fingerprint> = prints.into_iter().flatten().collect();
+    let prints: Vec<Fingerprint> = prints.into_iter().enumerate().filter(|(index, _)| !gone.contains(index)).filter_map(|(_, print)| print).collect();
     let lost = || Failure::new(ExitReason::Bug, "FingerprintsLost", format!("{} fingerprints for {} images", prints.len(), dataset.samples.len()));
     let data_digest = data_digest(&dataset, &prints).ok_or_else(lost)?;
     loader.settle(&prints);
-    let counts: Vec<String> = graft_data::Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
+    let counts: Vec<String> = Split::ALL.iter().map(|s| format!("{} {}", dataset.range(*s).len(), s.name())).collect();
     rank.log(format!("{} images in {} classes; all decode; data digest {data_digest}", counts.join(", "), dataset.classes.len()));
     let unit = Unit::of(&dataset);
-    Ok(Recipe { model, dataset, loader, report, geometry, normaliser, padding, unit, weights_digest: weights.digest, data_digest, seed })
+    Ok(Recipe { model, dataset, loader, report, sheet, geometry, normaliser, padding, unit, weights_digest: weights.digest, data_digest, seed })
 }
 
 /// The job's data; what lies in an object store is fetched into the output first.
@@ -96,21 +101,39 @@ fn local_data(rank: &Rank) -> Result<Data, Failure> {
     remote::local(data, &rank.output.join(".graft/data"), &attempt, |message| say(&Event::Log { message }))
 }
 
-/// The doctor judges all images, on rank 0 alone, which gets its report. What it refuses, all ranks must refuse.
-fn examine(rank: &mut Rank, dataset: &Dataset, prints: &[Option<Fingerprint>]) -> Result<Option<Report>, Failure> {
-    let (mut refused, mut judged) = (Ok(()), None);
+/// What the doctor says; the report and its contact sheet are rank 0's.
+struct Judged {
+    report: Option<Report>,
+    sheet: Option<Vec<u8>>,
+    /// Images that are left out, on all ranks.
+    repeats: BTreeSet<usize>,
+}
+
+/// The doctor judges all images, on rank 0 alone. What it refuses, all ranks refuse in its words, and leave out what it leaves out.
+fn examine(rank: &mut Rank, dataset: &Dataset, prints: &[Option<Fingerprint>], reading: &Reading) -> Result<Judged, Failure> {
+    let (mut obeyed, mut report, mut sheet) = (Ok(BTreeSet::new()), None, None);
     if rank.rank == 0 {
-        let report = doctor::judge(dataset, prints, rank.config.gang.threads as usize);
-        rank.log(report.line());
-        refused = report.obey(rank.config.data.duplicates);
-        rank.found(report.findings());
-        judged = Some(report);
+        let threads = rank.config.gang.threads as usize;
+        let mut judged = doctor::judge(dataset, prints, threads);
+        obeyed = judged.obey(dataset, rank.config.data.duplicates).map_err(Failure::from);
+        rank.log(judged.line());
+        rank.found(judged.findings());
+        sheet = doctor::sheet(&judged, dataset, reading, threads);
+        report = Some(judged);
     }
-    if rank.any(refused.as_ref().map(drop).map_err(drop))? {
-        refused?;
-        return Err(Failure::new(ExitReason::DataError, "DataRefused", "rank 0 refused the data; its message says why"));
-    }
-    Ok(judged)
+    let said: Result<BTreeSet<usize>, (String, String)> = obeyed.map_err(|failure| (failure.reason, failure.message));
+    let bug = |error: serde_json::Error| Failure::new(ExitReason::Bug, "NoVerdict", error.to_string());
+    let said: Result<BTreeSet<usize>, (String, String)> = serde_json::from_slice(&of_rank_0(rank, to_json(&said)?)?).map_err(bug)?;
+    let repeats = said.map_err(|(reason, message)| Failure::new(ExitReason::DataError, &reason, message))?;
+    Ok(Judged { report, sheet, repeats })
+}
+
+/// Rank 0's bytes, on all ranks.
+fn of_rank_0(rank: &Rank, mut own: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    own.resize(sum(rank, if rank.rank == 0 { own.len() as f64 } else { 0.0 })? as usize, 0);
+    let bytes = Tensor::from_slice(&own).f_to_device(rank.device)?;
+    rank.group.broadcast_coalesced(&[bytes.shallow_clone()], 0)?;
+    Ok(Vec::<u8>::try_from(bytes.f_to_device(Device::Cpu)?)?)
 }
 
 fn list(names: &[String]) -> String {
@@ -140,7 +163,7 @@ fn check_images(rank: &Rank, dataset: &Dataset, loader: &Loader) -> Result<Vec<O
     let mine: Vec<u8> = mine.iter().flat_map(row).collect();
     let local = Tensor::f_from_data_size(&mine, &[(mine.len() / ROW) as i64, ROW as i64], Kind::Uint8)?.f_to_device(rank.device)?;
     let all = rank.gather(&local, n)?.f_flatten(0, 1)?;
-    let bytes = Vec::<u8>::try_from(all.f_to_device(graft_torch::tch::Device::Cpu)?)?;
+    let bytes = Vec::<u8>::try_from(all.f_to_device(Device::Cpu)?)?;
     Ok(bytes.chunks_exact(ROW).map(|row| (row[0] == 1).then(|| Fingerprint::from_bytes(&row[1..])).flatten()).collect())
 }
 

@@ -7,12 +7,14 @@ mod fingerprint;
 mod logistic;
 mod near;
 mod report;
+mod sheet;
 mod shortcut;
 
 use std::collections::{BTreeSet, HashMap};
 
 pub use fingerprint::Fingerprint;
-pub use report::{ClassCount, Member, Pair, PairCounts, Patients, Report};
+pub use report::{ClassCount, LeftOut, Member, Pair, PairCounts, Patients, Report};
+pub use sheet::{PAIRS_SHOWN, sheet};
 pub use shortcut::Shortcut;
 
 use crate::dataset::{Dataset, Sample, Split};
@@ -30,11 +32,11 @@ pub fn examine(dataset: &Dataset, reading: &Reading, threads: usize) -> Report {
 /// Judges the data by the fingerprints of its images, in the samples' order; `None` where one cannot be decoded.
 #[must_use]
 pub fn judge(dataset: &Dataset, prints: &[Option<Fingerprint>], threads: usize) -> Report {
-    let kept: Vec<(&Sample, &Fingerprint)> =
-        dataset.samples.iter().zip(prints).filter_map(|(sample, print)| Some((sample, print.as_ref()?))).collect();
+    let (places, kept): (Vec<usize>, Vec<(&Sample, &Fingerprint)>) =
+        dataset.samples.iter().zip(prints).enumerate().filter_map(|(index, (sample, print))| Some((index, (sample, print.as_ref()?)))).unzip();
     let greys: Vec<&[u8]> = kept.iter().map(|(_, print)| print.grey.as_slice()).collect();
     let near = near_duplicates(&greys, threads);
-    let mut report = count(dataset, &kept, &near);
+    let mut report = count(dataset, &kept, &places, &near);
     report.undecodable = prints.iter().filter(|print| print.is_none()).count();
     report.shortcuts = shortcut::find(&dataset.classes, &kept);
     report
@@ -47,15 +49,21 @@ fn fingerprints(samples: &[Sample], reading: &Reading, threads: usize) -> Vec<Op
     })
 }
 
-/// Counts and pairs from what is known about each image; `near` has indices into `kept`.
-fn count(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> Report {
+/// Counts and pairs from what is known about each image; `near` has indices into `kept`, and `places` that of each in the data set.
+fn count(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], places: &[usize], near: &[Near]) -> Report {
     let mut exact = PairCounts::default();
     let mut other = PairCounts::default();
     let mut pairs = Vec::new();
     let mut groups = Groups::new(kept.len());
     let member = |index: usize| {
         let sample = kept[index].0;
-        Member { input: sample.key.clone(), label: dataset.told(sample), split: sample.split.name().into(), patient: sample.patient_pseudonym() }
+        Member {
+            input: sample.key.clone(),
+            label: dataset.told(sample),
+            split: sample.split.name().into(),
+            patient: sample.patient_pseudonym(),
+            sample: places[index],
+        }
     };
     let mut add = |counts: &mut PairCounts, (first, second): (usize, usize), correlation: f64, turn: Option<&str>| {
         groups.join(first, second);
@@ -79,6 +87,7 @@ fn count(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> 
     let classes = count_classes(dataset);
     let trained: Vec<usize> = classes.iter().map(|class| class.train).collect();
     let imbalance = trained.iter().max().zip(trained.iter().min()).filter(|(_, least)| **least > 0).map(|(most, least)| *most as f64 / *least as f64);
+    let repeats = groups.repeats(kept).into_iter().map(|index| places[index]).collect();
     let (inferred_groups, inferred_across_splits) = groups.count(kept);
     let (named, across_splits) = count_patients(&dataset.samples);
     Report {
@@ -91,6 +100,8 @@ fn count(dataset: &Dataset, kept: &[(&Sample, &Fingerprint)], near: &[Near]) -> 
         classes,
         imbalance,
         shortcuts: Vec::new(),
+        left_out: None,
+        repeats,
     }
 }
 
@@ -156,6 +167,18 @@ impl Groups {
     fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.root(a), self.root(b));
         self.parent[b.max(a)] = a.min(b);
+    }
+
+    /// Images whose group reaches into a later split: of training into validation or test, of validation into test. Without them each
+    /// picture is in one split, and the test set is what it was.
+    fn repeats(&mut self, kept: &[(&Sample, &Fingerprint)]) -> Vec<usize> {
+        let roots: Vec<usize> = (0..kept.len()).map(|index| self.root(index)).collect();
+        let mut last: HashMap<usize, Split> = HashMap::new();
+        for (root, (sample, _)) in roots.iter().zip(kept) {
+            let split = last.entry(*root).or_insert(sample.split);
+            *split = sample.split.max(*split);
+        }
+        (0..kept.len()).filter(|index| last.get(&roots[*index]).is_some_and(|split| kept[*index].0.split < *split)).collect()
     }
 
     /// Groups of at least two images, and those of them in two splits.

@@ -1,11 +1,13 @@
 //! What the doctor found, as data: counts, the pairs that matter, and one line for a log. Patients appear under their
 //! pseudonyms only.
 
+use std::collections::BTreeSet;
+
 use graft_crds::contract::{DataFindings, ShortcutFinding};
 use graft_crds::spec::Duplicates;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::Split;
+use crate::dataset::{Dataset, Split};
 use crate::doctor::shortcut::Shortcut;
 use crate::error::{DataError, Finding, Reason};
 
@@ -34,6 +36,22 @@ pub struct Report {
     pub imbalance: Option<f64>,
     /// What predicts the label and should not, the strongest first.
     pub shortcuts: Vec<Shortcut>,
+    /// What was left out so that each picture is in one split; none unless the job asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
+    /// Indices of the training and validation images that would have to go for that.
+    #[serde(skip)]
+    pub repeats: BTreeSet<usize>,
+}
+
+/// Images that repeat a picture of a later split, in the order of training, validation and test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOut {
+    /// Training images.
+    pub train: usize,
+    /// Validation images.
+    pub validation: usize,
 }
 
 /// How many pairs there are, and which of them do harm.
@@ -77,15 +95,18 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// How alike the two are, in words.
+    #[must_use]
+    pub fn likeness(&self) -> String {
+        let alike = if self.correlation >= 1.0 { "equal pixels".into() } else { format!("correlation {:.3}", self.correlation) };
+        self.turn.as_ref().map_or_else(|| alike.clone(), |turn| format!("{alike}, {turn}"))
+    }
+}
+
 impl std::fmt::Display for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} and {}: ", self.first, self.second)?;
-        if self.correlation >= 1.0 {
-            f.write_str("equal pixels")?
-        } else {
-            write!(f, "correlation {:.3}", self.correlation)?
-        }
-        self.turn.as_ref().map_or(Ok(()), |turn| write!(f, ", {turn}"))
+        write!(f, "{} and {}: {}", self.first, self.second, self.likeness())
     }
 }
 
@@ -102,6 +123,9 @@ pub struct Member {
     /// The patient's pseudonym.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patient: Option<String>,
+    /// Its index in the data set.
+    #[serde(skip)]
+    pub sample: usize,
 }
 
 impl std::fmt::Display for Member {
@@ -138,6 +162,12 @@ pub struct ClassCount {
     pub test: usize,
 }
 
+impl LeftOut {
+    fn words(self) -> String {
+        format!("; left out: {} training and {} validation images that repeat a picture of a later split", self.train, self.validation)
+    }
+}
+
 impl ClassCount {
     /// Splits without an image of the class.
     pub fn empty_splits(&self) -> impl Iterator<Item = Split> {
@@ -170,12 +200,13 @@ impl Report {
         let harmful = self.harmful_pairs();
         let shortcuts: Vec<String> = self.shortcuts.iter().map(|s| format!("{} (AUROC {:.2})", s.feature.name(), s.auroc)).collect();
         format!(
-            "{} images looked at: {} exact and {} near duplicates, {} pairs across splits, {} with different labels; shortcuts: {}",
+            "{} images looked at: {} exact and {} near duplicates, {} pairs across splits, {} with different labels{}; shortcuts: {}",
             self.images,
             self.exact.pairs,
             self.near.pairs,
             harmful.across_splits,
             harmful.label_conflicts,
+            self.left_out.map_or_else(String::new, |left_out| left_out.words()),
             if shortcuts.is_empty() { "none".into() } else { shortcuts.join(", ") },
         )
     }
@@ -190,18 +221,25 @@ impl Report {
             skipped: self.undecodable as u64,
             pairs_across_splits: harmful.across_splits as u64,
             label_conflicts: harmful.label_conflicts as u64,
+            left_out: self.left_out.map_or(0, |left_out| left_out.train + left_out.validation) as u64,
             shortcuts: shortcuts.collect(),
         }
     }
 
-    /// What `spec.data.duplicates` says of pictures in two splits and pictures with two labels.
+    /// What `spec.data.duplicates` says of pictures in two splits and pictures with two labels: gives the images of `dataset`, by their
+    /// indices, that are left out, and counts them.
     ///
     /// # Errors
     /// As [`Report::refuse_duplicates`].
-    pub fn obey(&self, policy: Duplicates) -> Result<(), DataError> {
+    pub fn obey(&mut self, dataset: &Dataset, policy: Duplicates) -> Result<BTreeSet<usize>, DataError> {
         match policy {
-            Duplicates::Refuse => self.refuse_duplicates(),
-            Duplicates::Record => Ok(()),
+            Duplicates::Refuse => self.refuse_duplicates().map(|()| BTreeSet::new()),
+            Duplicates::Record => Ok(BTreeSet::new()),
+            Duplicates::Regroup => {
+                let of = |split: Split| self.repeats.iter().filter(|index| dataset.samples[**index].split == split).count();
+                self.left_out = Some(LeftOut { train: of(Split::Train), validation: of(Split::Validation) });
+                Ok(self.repeats.clone())
+            }
         }
     }
 
@@ -215,7 +253,8 @@ impl Report {
         let mut findings = Vec::new();
         if harmful.across_splits > 0 {
             let what = format!("{} pairs of images in two splits show the same picture", harmful.across_splits);
-            let remedy = "keep one image of each pair, or both in one split; spec.data.duplicates: record trains anyway";
+            let remedy =
+                "keep one image of each pair, or both in one split; spec.data.duplicates: regroup leaves the test set's copies out of training";
             findings.push(Finding::new(Reason::PictureInTwoSplits, what, places(Pair::across_splits), remedy));
         }
         if harmful.label_conflicts > 0 {
