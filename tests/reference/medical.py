@@ -12,7 +12,7 @@ import warnings
 import nibabel
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_modality_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 warnings.filterwarnings("ignore")
@@ -31,6 +31,10 @@ def through(values, low, high):
     return np.floor(np.clip(np.nan_to_num(share, nan=0.0), 0, 1) * 255 + 0.5)
 
 
+def eight(samples, bits):
+    return np.floor(samples.astype(np.float64) * 255 / (2**bits - 1) + 0.5)
+
+
 def first(value):
     return float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)
 
@@ -39,12 +43,11 @@ def dicom(path):
     data = pydicom.dcmread(path, force=False)
     frame = pixel_array(data, index=0)
     if data.SamplesPerPixel == 3:
-        if frame.dtype != np.uint8:
-            raise ValueError("not 8 bits")
-        picture = frame
+        picture = frame if frame.dtype == np.uint8 else eight(frame, data.BitsStored)
+    elif data.PhotometricInterpretation == "PALETTE COLOR":
+        colours = apply_color_lut(frame, data)[..., :3]
+        picture = colours if colours.max() < 256 else eight(colours, 16)
     else:
-        if data.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-            raise ValueError("a palette")
         values = apply_modality_lut(frame, data).astype(np.float64)
         if "WindowCenter" in data and first(data.WindowWidth) > 0:
             center, width = first(data.WindowCenter), first(data.WindowWidth)

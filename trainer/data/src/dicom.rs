@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use dicom_core::Tag;
-use dicom_dictionary_std::{tags, uids};
+use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_pixeldata::{
     ConvertOptions, DecodedPixelData, ModalityLutOption, PhotometricInterpretation, PixelDecoder, PixelRepresentation, PlanarConfiguration,
@@ -15,6 +15,7 @@ use image::{DynamicImage, RgbImage};
 
 use crate::decode::{DecodeError, Limits, Picture, Reading};
 use crate::grey::{Curve, Plane, full_range, square};
+use crate::{codecs, palette};
 
 /// The transfer syntax of explicit VR big endian, retired and still found.
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
@@ -36,8 +37,15 @@ fn broken(what: &str) -> DecodeError {
     DecodeError::Dicom(what.to_owned())
 }
 
-fn whole(object: &DefaultDicomObject, tag: Tag) -> Option<u32> {
+/// The number of an element.
+pub(crate) fn whole(object: &DefaultDicomObject, tag: Tag) -> Option<u32> {
     object.element_opt(tag).ok().flatten().and_then(|element| element.to_int().ok())
+}
+
+/// The text of an element, without padding; none where it is empty.
+pub(crate) fn text(object: &DefaultDicomObject, tag: Tag) -> Option<String> {
+    let text = object.element_opt(tag).ok()??.to_str().ok()?.trim_matches(['\0', ' ']).to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 /// A file with its width and height, which are within the limits.
@@ -58,8 +66,9 @@ fn opened(bytes: &[u8], limits: Limits) -> Result<(DefaultDicomObject, u32, u32)
 /// # Errors
 /// Anything but a whole frame of grey pixels within the limits.
 pub fn grey_values(bytes: &[u8]) -> Result<[f64; 3], DecodeError> {
-    let (object, ..) = opened(bytes, Limits::default())?;
-    let pixels = object.decode_pixel_data_frame(0).map_err(|error| undecodable(&object, &error))?;
+    let (mut object, width, height) = opened(bytes, Limits::default())?;
+    let index = prepare(&mut object, 0, [width, height])?;
+    let pixels = pixels(&object, index)?;
     let values = plane(&pixels, object.meta().transfer_syntax() == BIG_ENDIAN)?.values;
     let (mut least, mut most, mut sum) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
     for value in values.iter().copied().map(f64::from) {
@@ -73,22 +82,38 @@ pub fn grey_values(bytes: &[u8]) -> Result<[f64; 3], DecodeError> {
 /// # Errors
 /// Anything but a whole frame of grey or coloured pixels within the limits.
 pub(crate) fn frame(bytes: &[u8], wanted: Option<u32>, reading: &Reading) -> Result<Picture, DecodeError> {
-    let (object, width, height) = opened(bytes, reading.limits)?;
+    let (mut object, width, height) = opened(bytes, reading.limits)?;
     let whole = |tag: Tag| whole(&object, tag);
     let index = DecodeError::choose(wanted, whole(tags::NUMBER_OF_FRAMES).unwrap_or(1).max(1), "frames")?;
     let bits = whole(tags::BITS_STORED).and_then(|bits| u16::try_from(bits).ok()).unwrap_or(8);
     let channels = whole(tags::SAMPLES_PER_PIXEL).and_then(|samples| u8::try_from(samples).ok()).unwrap_or(1);
-    if ambiguous(&object) {
-        return Err(broken("says RGB, and its JPEG does not say whether that is so: convert it to explicit little endian"));
-    }
-    let pixels = object.decode_pixel_data_frame(index).map_err(|error| undecodable(&object, &error))?;
+    let index = prepare(&mut object, index, [width, height])?;
+    let pixels = pixels(&object, index)?;
     if (pixels.columns(), pixels.rows()) != (width, height) {
         return Err(broken("has another size than its header says"));
     }
     let swapped = object.meta().transfer_syntax() == BIG_ENDIAN;
-    let image = if pixels.samples_per_pixel() == 1 { grey(&pixels, swapped, reading)? } else { coloured(&pixels, width, height)? };
+    let image = match pixels.photometric_interpretation() {
+        PhotometricInterpretation::PaletteColor => {
+            let data = palette::coloured(&object, values(&pixels)?).map_err(broken)?;
+            RgbImage::from_raw(width, height, data).map(DynamicImage::ImageRgb8).ok_or_else(short)?
+        }
+        _ if pixels.samples_per_pixel() == 1 => grey(&pixels, swapped, reading)?,
+        _ => coloured(&pixels, swapped, [width, height])?,
+    };
     let (down, across) = spacing(&object);
     Ok(Picture { image: square(image, across, down, reading.limits)?, format: "DICOM", bits, channels })
+}
+
+/// Decodes here what dicom-rs would not, and says which frame of `object` is then the one that is frame `index` of the file.
+fn prepare(object: &mut DefaultDicomObject, index: u32, size: [u32; 2]) -> Result<u32, DecodeError> {
+    let alone = codecs::unpack(object, index, size).map_err(broken)?;
+    Ok(if alone { 0 } else { index })
+}
+
+/// Frame `index` without compression.
+fn pixels(object: &DefaultDicomObject, index: u32) -> Result<DecodedPixelData<'_>, DecodeError> {
+    object.decode_pixel_data_frame(index).map_err(|error| undecodable(object, &error))
 }
 
 /// Why dicom-rs could not decode: mostly a transfer syntax that is not supported, and that can be helped.
@@ -120,7 +145,7 @@ fn plane(pixels: &DecodedPixelData<'_>, swapped: bool) -> Result<Plane, DecodeEr
     let inverted = match pixels.photometric_interpretation() {
         PhotometricInterpretation::Monochrome1 => true,
         PhotometricInterpretation::Monochrome2 => false,
-        _ => return Err(broken("has a palette: convert it to RGB")),
+        _ => return Err(broken("has grey pixels of a kind that is not known")),
     };
     let options = ConvertOptions::new().with_modality_lut(ModalityLutOption::Default).with_voi_lut(VoiLutOption::Identity);
     let values = match pixels.bits_allocated() {
@@ -132,33 +157,52 @@ fn plane(pixels: &DecodedPixelData<'_>, swapped: bool) -> Result<Plane, DecodeEr
     Ok(Plane { width: pixels.columns(), height: pixels.rows(), values, inverted })
 }
 
+fn turned([a, b, c, d]: [u8; 4], swapped: bool) -> [u8; 4] {
+    if swapped { [c, d, a, b] } else { [a, b, c, d] }
+}
+
 /// Pixels of 32 bits, as in maps of doses, after slope and intercept. Of big-endian files dicom-rs turns the bytes of each word of
 /// 16 bits, and the halves stay `swapped`.
 fn wide(pixels: &DecodedPixelData<'_>, swapped: bool) -> Vec<f32> {
     let (slope, intercept) = pixels.rescale().ok().and_then(<[_]>::first).map_or((1.0, 0.0), |rescale| (rescale.slope, rescale.intercept));
     let signed = pixels.pixel_representation() == PixelRepresentation::Signed;
-    let turned = |&[a, b, c, d]: &[u8; 4]| if swapped { [c, d, a, b] } else { [a, b, c, d] };
     let number = |four: [u8; 4]| if signed { f64::from(i32::from_ne_bytes(four)) } else { f64::from(u32::from_ne_bytes(four)) };
-    pixels.data().as_chunks::<4>().0.iter().map(|four| (number(turned(four)) * slope + intercept) as f32).collect()
+    pixels.data().as_chunks::<4>().0.iter().map(|four| (number(turned(*four, swapped)) * slope + intercept) as f32).collect()
 }
 
-/// Whether a file says RGB and its JPEG has no marker of JFIF or Adobe that says what it is. Decoders then take it for YBR.
-fn ambiguous(object: &DefaultDicomObject) -> bool {
-    let lossy = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT].contains(&object.meta().transfer_syntax());
-    let text = |tag: Tag| object.element_opt(tag).ok().flatten().and_then(|element| element.to_str().ok().map(|text| text.trim().to_owned()));
-    if !lossy || text(tags::PHOTOMETRIC_INTERPRETATION).as_deref() != Some("RGB") {
-        return false;
+/// Numbers of a frame of 8 or 16 bits, as they are stored.
+fn values(pixels: &DecodedPixelData<'_>) -> Result<impl Iterator<Item = i32>, DecodeError> {
+    let signed = pixels.pixel_representation() == PixelRepresentation::Signed;
+    let bytes = usize::from(pixels.bits_allocated() / 8);
+    if !(1..=2).contains(&bytes) {
+        return Err(broken("has a palette for pixels of other than 8 or 16 bits"));
     }
-    let jpeg = object.element_opt(tags::PIXEL_DATA).ok().flatten().and_then(|element| element.fragments()?.first());
-    let header: &[u8] = jpeg.map_or(&[], |jpeg| &jpeg[..jpeg.len().min(1024)]);
-    ![&b"JFIF\0"[..], b"Adobe"].iter().any(|name| header.windows(name.len()).any(|part| part == *name))
+    Ok(pixels.data().chunks_exact(bytes).map(move |part| match *part {
+        [low, high] if signed => i32::from(i16::from_ne_bytes([low, high])),
+        [low, high] => i32::from(u16::from_ne_bytes([low, high])),
+        [byte, ..] if signed => i32::from(byte as i8),
+        _ => part.first().copied().map_or(0, i32::from),
+    }))
 }
 
-fn coloured(pixels: &DecodedPixelData<'_>, width: u32, height: u32) -> Result<DynamicImage, DecodeError> {
-    if pixels.samples_per_pixel() != 3 || pixels.bits_allocated() != 8 {
-        return Err(broken("has coloured pixels of other than 3 × 8 bits"));
+/// Samples of 8 bits, those of 16 and 32 scaled from their full range.
+fn levels(pixels: &DecodedPixelData<'_>, swapped: bool) -> Result<Vec<u8>, DecodeError> {
+    let data = pixels.frame_data(0).map_err(|_| short())?;
+    let most = ((1u64 << pixels.bits_stored().clamp(1, 32)) - 1) as f64;
+    let level = |number: f64| (number * 255.0 / most).round().clamp(0.0, 255.0) as u8;
+    Ok(match pixels.bits_allocated() {
+        8 => data.to_vec(),
+        16 => data.as_chunks::<2>().0.iter().map(|two| level(f64::from(u16::from_ne_bytes(*two)))).collect(),
+        32 => data.as_chunks::<4>().0.iter().map(|four| level(f64::from(u32::from_ne_bytes(turned(*four, swapped))))).collect(),
+        _ => return Err(broken("has coloured pixels of other than 8, 16 or 32 bits")),
+    })
+}
+
+fn coloured(pixels: &DecodedPixelData<'_>, swapped: bool, [width, height]: [u32; 2]) -> Result<DynamicImage, DecodeError> {
+    if pixels.samples_per_pixel() != 3 {
+        return Err(broken("has coloured pixels of other than 3 samples"));
     }
-    let mut data = pixels.frame_data(0).map_err(|_| short())?.to_vec();
+    let mut data = levels(pixels, swapped)?;
     if pixels.planar_configuration() != PlanarConfiguration::Standard {
         let (red, rest) = data.split_at(data.len() / 3);
         let (green, blue) = rest.split_at(data.len() / 3);
@@ -169,7 +213,7 @@ fn coloured(pixels: &DecodedPixelData<'_>, width: u32, height: u32) -> Result<Dy
         PhotometricInterpretation::YbrFull => data.chunks_exact_mut(3).for_each(to_rgb),
         _ => return Err(broken("has colours that are neither RGB nor YBR_FULL: convert it to RGB")),
     }
-    RgbImage::from_raw(width, height, data).map(DynamicImage::ImageRgb8).ok_or(DecodeError::Empty)
+    RgbImage::from_raw(width, height, data).map(DynamicImage::ImageRgb8).ok_or_else(short)
 }
 
 /// YBR_FULL to RGB: the inverse of DICOM PS3.3, C.7.6.3.1.2, which is JFIF's.
@@ -194,6 +238,5 @@ fn spacing(object: &DefaultDicomObject) -> (f64, f64) {
 /// pixels are not read.
 pub(crate) fn patient(path: &Path) -> Option<String> {
     let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()?;
-    let id = object.element_opt(tags::PATIENT_ID).ok()??.to_str().ok()?.trim_matches(['\0', ' ']).to_owned();
-    (!id.is_empty()).then_some(id)
+    text(&object, tags::PATIENT_ID)
 }

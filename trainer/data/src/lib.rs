@@ -3,6 +3,7 @@
 //! Patient ids never appear in its messages.
 
 mod checks;
+mod codecs;
 mod dataset;
 mod decode;
 pub mod decoded;
@@ -17,6 +18,7 @@ mod labels;
 mod loader;
 pub mod manifest;
 mod nifti;
+mod palette;
 mod parallel;
 mod patients;
 pub mod phantom;

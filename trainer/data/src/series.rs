@@ -9,7 +9,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::dicom::grey_values;
+use crate::dicom::{grey_values, text};
 use crate::parallel;
 use crate::source::is_dicom;
 
@@ -74,11 +74,6 @@ pub fn read(files: &[(String, PathBuf)]) -> Vec<Series> {
 pub(crate) fn uid(path: &Path) -> Option<String> {
     let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()?;
     text(&object, tags::SERIES_INSTANCE_UID)
-}
-
-fn text(object: &DefaultDicomObject, tag: Tag) -> Option<String> {
-    let text = object.element_opt(tag).ok()??.to_str().ok()?.trim_matches(['\0', ' ']).to_owned();
-    (!text.is_empty()).then_some(text)
 }
 
 fn numbers<const N: usize>(object: &DefaultDicomObject, tag: Tag) -> Option<[f64; N]> {

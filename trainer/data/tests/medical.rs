@@ -41,7 +41,7 @@ fn goldens(kind: &str) -> BTreeMap<String, Golden> {
 }
 
 /// Compares every file with its golden; `refused` are files that Graft refuses and the peer reads, `lossy` those whose
-/// decoders may differ by some levels.
+/// decoders may differ by two levels, because colours with fewer samples are made into more in several ways; all others by one at most.
 fn compare(kind: &str, root: &Path, refused: &[&str], lossy: &[&str]) {
     let named = |names: &[&str], file: &str| names.iter().any(|name| file.contains(name));
     let (mut read, mut faults) = (0, Vec::new());
@@ -74,7 +74,7 @@ fn compare(kind: &str, root: &Path, refused: &[&str], lossy: &[&str]) {
                 let differ = |(pixel, level): (image::Rgb<u8>, &[u8; 3])| pixel.0.iter().zip(level).map(|(a, b)| a.abs_diff(*b)).max();
                 let worst = places.map(|(x, y)| *image.get_pixel(x, y)).zip(&levels).filter_map(differ).max().unwrap();
                 let ours = image.as_raw().iter().map(|v| f64::from(*v)).sum::<f64>() / image.as_raw().len() as f64;
-                let (most, apart) = if named(lossy, &file) { (6, 0.7) } else { (1, 0.2) };
+                let (most, apart) = if named(lossy, &file) { (2, 0.2) } else { (1, 0.2) };
                 if [width, height] != size || worst > most || (ours - mean).abs() > apart {
                     faults.push(format!("{file}: {width} × {height}, mean {ours:.3}, off by {worst}; the peer has {size:?}, mean {mean}"));
                 }
@@ -89,11 +89,9 @@ fn compare(kind: &str, root: &Path, refused: &[&str], lossy: &[&str]) {
 #[test]
 fn dicom_is_what_pydicom_reads() {
     let Some(root) = real("dicom_is_what_pydicom_reads") else { return };
-    // JPEG-LS, JPEG of 12 bits, YBR_FULL_422 without compression, RLE of 32 bits; JPEGs of RGB that do not say so (decoded as YBR they
-    // would be wrong); and SC_rgb_jpeg, whose elements have no value representations although its syntax has them.
-    let refused =
-        ["JPEGLS", "jpeg_ls", "_jls_", "JPGExtended", "ybr_full_422_uncompressed", "rtdose_rle", "SC_jpeg_no_color_transform.dcm", "SC_rgb_jpeg.dcm"];
-    compare("dicom", &root, &refused, &["jpeg", "JPEG", "J2K", "dcmtk", "gdcm"]);
+    // The elements of SC_rgb_jpeg have no value representations although its syntax has them.
+    let refused = ["SC_rgb_jpeg.dcm"];
+    compare("dicom", &root, &refused, &["dcmtk_+eb+cy+"]);
 }
 
 #[test]
