@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use graft_crds::contract::{ExitReason, TrainerFailure};
 use graft_data::DataError;
+use graft_data::manifest::{self, Options, Slices, Splitting};
 
 use crate::job::spec_failure;
 use crate::mounts::Mount;
@@ -33,13 +34,51 @@ pub enum Data {
         #[arg(long)]
         json: bool,
     },
-    /// Write the manifest that a job reads, from the lists, tables or arrays of COVID-CT, ChestX-ray14, CheXpert or MedMNIST
+    /// Write the manifest that a job reads, from lists, tables, arrays, series of DICOM, volumes of NIfTI, masks or boxes
     Manifest {
         /// The data set's folder, or an .npz file
         path: PathBuf,
         /// Where the images of arrays and their manifest go. Default: a folder beside the file
         #[arg(long)]
         out: Option<PathBuf>,
+        /// Slices of each volume or series: all, every:N, or middle:SHARE
+        #[arg(long, default_value = "all")]
+        slices: Slices,
+        /// What DICOM and NIfTI show: a CSV table with a column image, series or patient, and a column label
+        #[arg(long, value_name = "TABLE")]
+        labels: Option<PathBuf>,
+        /// The share of patients that is set aside for testing where nothing says which
+        #[arg(long, default_value_t = 0.2)]
+        test: f64,
+        /// Decides which patients these are
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Add columns of splits to a manifest: by patient, of even classes, the same for the same seed
+    Split {
+        /// The manifest, which stays as it is
+        manifest: PathBuf,
+        /// The new one
+        #[arg(long)]
+        out: PathBuf,
+        /// The column of the label; several times for one column per finding
+        #[arg(long, default_value = "label")]
+        label: Vec<String>,
+        /// The column of patients. Default: patient, patient_id, subject, subject_id or RID, else each image file is a patient
+        #[arg(long)]
+        patient: Option<String>,
+        /// A column split with this share of the patients for testing
+        #[arg(long)]
+        test: Option<f64>,
+        /// Columns fold_1, fold_2, … in each of which another part is for testing, or for validation if there is a test set
+        #[arg(long, default_value_t = 0)]
+        folds: usize,
+        /// A column without_SITE for each value of this column, whose rows are for testing in it
+        #[arg(long, value_name = "COLUMN")]
+        by_site: Option<String>,
+        /// Decides who goes where
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Recognise a data set's layout, count what is in it, and print what a job would say
     Inspect {
@@ -68,16 +107,44 @@ impl Data {
         match self {
             Self::Cache(command) => command.run(),
             Self::Doctor { what, mounts, sheet, json } => doctor::run(&what, &mounts, sheet.as_deref(), form(json)),
-            Self::Manifest { path, out } => {
-                let written = graft_data::manifest::write(&path, out.as_deref()).map_err(|error| data_failure(&error))?;
+            Self::Split { manifest, out, label: labels, patient, test, folds, by_site: site, seed } => {
+                if test.is_none() && folds == 0 && site.is_none() {
+                    return Err(spec_failure("NoSplits", "nothing to add: give --test SHARE, --folds N or --by-site COLUMN"));
+                }
+                if let Some(share) = test {
+                    check_share(share)?;
+                }
+                let how = Splitting { labels, patient, test, folds, site, seed };
+                let added = manifest::split(&manifest, &out, &how).map_err(|error| data_failure(&error))?;
+                for (column, counts) in &added.columns {
+                    let counts: Vec<String> = counts.iter().map(|(value, rows)| format!("{value} {rows}")).collect();
+                    println!("{column}: {}", counts.join(", "));
+                }
+                added.notes.iter().for_each(|note| println!("note: {note}"));
+                println!("{}: name one of these columns in spec.data.columns.split", out.display());
+                Ok(())
+            }
+            Self::Manifest { path, out, slices, labels, test, seed } => {
+                check_share(test)?;
+                let options = Options { out, slices, labels, test, seed };
+                let written = manifest::write(&path, &options).map_err(|error| data_failure(&error))?;
                 println!("{}: {} images", written.manifest.display(), written.rows);
                 written.notes.iter().for_each(|note| println!("note: {note}"));
-                println!("\n{}", written.snippet.trim_end());
+                if !written.snippet.is_empty() {
+                    println!("\n{}", written.snippet.trim_end());
+                }
                 Ok(())
             }
             Self::Inspect { uri, json } => inspect::run(&here(&uri)?, form(json)),
         }
     }
+}
+
+fn check_share(share: f64) -> Result<(), TrainerFailure> {
+    if share > 0.0 && share < 1.0 {
+        return Ok(());
+    }
+    Err(spec_failure("InvalidSpec", format!("--test {share} is no share of patients: take a number between 0 and 1, such as 0.2")))
 }
 
 /// The absolute path that a URI or a path names.

@@ -158,7 +158,7 @@ fn table(data: &Path, work: &Path) -> Result<Vec<Row>> {
     }
     std::fs::write(folder.join("train_val_list.txt"), train)?;
     std::fs::write(folder.join("test_list.txt"), test)?;
-    let written = manifest::write(&folder, None)?;
+    let written = manifest::write(&folder, &manifest::Options::default())?;
     let job: Value = serde_saphyr::from_str(&written.snippet)?;
     let (task, spec): (Task, Data) = (serde_json::from_value(job["task"].clone())?, serde_json::from_value(job["data"].clone())?);
     // The peak so far is forgotten (proc_pid_clear_refs(5)), where the kernel allows it.

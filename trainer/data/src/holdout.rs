@@ -43,7 +43,8 @@ pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fractio
     held_out
 }
 
-fn key(patient: &str, seed: u64) -> u64 {
+/// A random number of a patient under a seed.
+pub(crate) fn key(patient: &str, seed: u64) -> u64 {
     let digest = Sha256::digest(patient);
     let index = digest.iter().take(8).fold(0u64, |word, byte| word << 8 | u64::from(*byte));
     rng::bits(seed, Purpose::Split, 0, index)

@@ -26,6 +26,7 @@ mod phi;
 mod resample;
 pub mod series;
 mod source;
+pub mod split;
 
 pub use dataset::{Dataset, Sample, Split};
 pub use decode::{DecodeError, Geometry, Limits, Reading, decode, fit};

@@ -5,12 +5,15 @@
 //! A slice is seen as a DICOM axial slice is: the patient's right at the left of the picture, the front at its top. Slices
 //! are counted from 0 at the feet; those of a series of volumes follow each other.
 
-use std::io::Read;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use image::{DynamicImage, RgbImage};
 
-use crate::decode::{DecodeError, Picture, Reading};
+use crate::decode::{DecodeError, Limits, Picture, Reading};
 use crate::grey::{Plane, full_range, square};
 
 const HEADER_1: usize = 348;
@@ -296,6 +299,89 @@ fn rotation([b, c, d]: [f64; 3], qfac: f64) -> [[f64; 3]; 3] {
     ]
 }
 
+/// What a header says of a file's slices.
+pub(crate) struct Shape {
+    /// Voxels from left to right, from back to front, and from the feet to the head.
+    pub(crate) size: [usize; 3],
+    /// Volumes in the file.
+    pub(crate) volumes: usize,
+    /// To where the stored axes run: right or left, anterior or posterior, superior or inferior, as RAS.
+    pub(crate) axes: String,
+    /// Distance of axial slices in millimetres.
+    pub(crate) step: f64,
+}
+
+impl Shape {
+    fn of(header: &Header) -> Self {
+        let directions = header.orientation();
+        let mut axes = [' '; 3];
+        for ((axis, flipped), letters) in directions.into_iter().zip([['R', 'L'], ['A', 'P'], ['S', 'I']]) {
+            axes[axis] = letters[usize::from(flipped)];
+        }
+        let size = directions.map(|(axis, _)| header.size[axis]);
+        Self { size, volumes: header.volumes, axes: axes.iter().collect(), step: header.zooms[directions[2].0] }
+    }
+
+    /// Axial slices of all volumes.
+    pub(crate) fn slices(&self) -> usize {
+        self.size[2].saturating_mul(self.volumes).min(u32::MAX as usize)
+    }
+}
+
+/// The file, unpacked.
+fn stream(path: &Path) -> Result<Box<dyn Read>, DecodeError> {
+    let mut file = BufReader::new(File::open(path)?);
+    let gzipped = file.fill_buf()?.starts_with(&[0x1F, 0x8B]);
+    Ok(if gzipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+}
+
+/// What the header of a file says.
+///
+/// # Errors
+/// It is no NIfTI, or one that is not read.
+pub(crate) fn shape(path: &Path) -> Result<Shape, DecodeError> {
+    Ok(Shape::of(&Header::read(&mut stream(path)?)?))
+}
+
+/// The values that a mask has in each axial slice of its first volume, rounded.
+///
+/// # Errors
+/// Anything but a whole volume of numbers within the limits.
+pub(crate) fn layers(path: &Path) -> Result<(Shape, Vec<BTreeSet<i64>>), DecodeError> {
+    let mut source = stream(path)?;
+    let header = Header::read(&mut source)?;
+    let (_, data) = voxels(&mut source, &header, 0, Limits::default())?;
+    let [_, _, (up, to_feet)] = header.orientation();
+    let stride: usize = header.size[..up].iter().product();
+    let depth = header.size[up];
+    let mut layers = vec![BTreeSet::new(); depth];
+    let mut last = (usize::MAX, f64::NAN);
+    for (place, voxel) in data.chunks_exact(header.kind.bytes()).enumerate() {
+        let index = place / stride % depth;
+        let layer = if to_feet { depth - 1 - index } else { index };
+        let value = header.kind.value(voxel, header.big) * header.slope + header.intercept;
+        // Neighbours are mostly alike.
+        if (layer, value) != last && value.is_finite() {
+            layers[layer].insert(value.round() as i64);
+            last = (layer, value);
+        }
+    }
+    Ok((Shape::of(&header), layers))
+}
+
+/// Passes over what precedes volume `volume` and reads it; returns how many voxels it has, and their bytes.
+fn voxels(source: &mut impl Read, header: &Header, volume: usize, limits: Limits) -> Result<(usize, Vec<u8>), DecodeError> {
+    let voxels = header.size.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n as u64 <= limits.pixels);
+    let voxels = voxels.ok_or_else(|| broken(format!("has more voxels than the limit of {}", limits.pixels)))?;
+    let truncated = || broken("ends before its voxels do, so it is truncated");
+    let length = voxels * header.kind.bytes();
+    let skipped = header.gap.saturating_add((volume as u64).saturating_mul(length as u64));
+    let passed = std::io::copy(&mut source.by_ref().take(skipped), &mut std::io::sink()).map_err(|_| truncated())?;
+    let mut data = Vec::new();
+    source.by_ref().take(length as u64).read_to_end(&mut data).map_err(|_| truncated())?;
+    if passed < skipped || data.len() < length { Err(truncated()) } else { Ok((voxels, data)) }
+}
+
 /// Slice `wanted` of a file, or the only one.
 ///
 /// # Errors
@@ -310,21 +396,10 @@ fn read(source: &mut impl Read, wanted: Option<u32>, reading: &Reading) -> Resul
     let (width, height, depth) = (header.size[across], header.size[down], header.size[up]);
     let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     reading.limits.check(side(width), side(height))?;
-    let voxels = header.size.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n as u64 <= reading.limits.pixels);
-    let voxels = voxels.ok_or_else(|| broken(format!("has more voxels than the limit of {}", reading.limits.pixels)))?;
     let slices = u32::try_from(depth.saturating_mul(header.volumes)).unwrap_or(u32::MAX);
     let wanted = DecodeError::choose(wanted, slices, "slices")? as usize;
     let (volume, layer) = (wanted / depth, wanted % depth);
-
-    let truncated = || broken("ends before its voxels do, so it is truncated");
-    let length = voxels * header.kind.bytes();
-    let skipped = header.gap.saturating_add((volume as u64).saturating_mul(length as u64));
-    let passed = std::io::copy(&mut source.by_ref().take(skipped), &mut std::io::sink()).map_err(|_| truncated())?;
-    let mut data = Vec::new();
-    source.by_ref().take(length as u64).read_to_end(&mut data).map_err(|_| truncated())?;
-    if passed < skipped || data.len() < length {
-        return Err(truncated());
-    }
+    let (voxels, data) = voxels(source, &header, volume, reading.limits)?;
 
     let strides = [1, header.size[0], header.size[0] * header.size[1]];
     let along = |axis: usize, flipped: bool, index: usize| strides[axis] * if flipped { header.size[axis] - 1 - index } else { index };

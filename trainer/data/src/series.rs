@@ -34,6 +34,14 @@ pub struct Series {
     pub values: Option<[f64; 2]>,
     /// What is wrong: orientations, sizes, places, distances, missing slices.
     pub faults: Vec<String>,
+    /// The SeriesInstanceUID, and the PatientID if there is one; never to be shown.
+    #[serde(skip)]
+    pub(crate) uid: String,
+    #[serde(skip)]
+    pub(crate) patient: Option<String>,
+    /// Of each slice where it lies along the normal, in millimetres.
+    #[serde(skip)]
+    pub(crate) positions: Vec<Option<f64>>,
 }
 
 /// What a slice's header says.
@@ -41,6 +49,7 @@ pub struct Series {
 struct Header {
     file: String,
     uid: String,
+    patient: Option<String>,
     size: [u32; 2],
     spacing: Option<[f64; 2]>,
     orientation: Option<[f64; 6]>,
@@ -91,6 +100,7 @@ fn header(file: &str, path: &Path) -> Option<Header> {
     Some(Header {
         file: file.to_owned(),
         uid: text(&object, tags::SERIES_INSTANCE_UID)?,
+        patient: text(&object, tags::PATIENT_ID),
         size: [side(tags::COLUMNS)?, side(tags::ROWS)?],
         spacing: numbers(&object, tags::PIXEL_SPACING),
         orientation: numbers(&object, tags::IMAGE_ORIENTATION_PATIENT),
@@ -127,7 +137,8 @@ fn put_in_order(mut slices: Vec<Header>) -> Series {
     let step = distances(&placed, &mut faults);
     missing(&slices, &mut faults);
     let files = slices.iter().map(|slice| slice.file.clone()).collect();
-    Series { slices: files, size: first.size, spacing: first.spacing, step, values: None, faults }
+    let positions = slices.iter().map(place).collect();
+    Series { slices: files, size: first.size, spacing: first.spacing, step, values: None, faults, uid: first.uid, patient: first.patient, positions }
 }
 
 /// The median distance of neighbours; names those that are at one place, and those that are further apart or nearer than the others.

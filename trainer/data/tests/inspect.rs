@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use graft_crds::spec::DataColumns;
 use graft_data::inspect::{Inspection, Layout, inspect};
-use graft_data::{Dataset, Split, manifest};
+use graft_data::manifest::{self, Options};
+use graft_data::{Dataset, Split};
 
 /// A folder of the real data; none says by name that the test is skipped.
 fn real(test: &str, path: &str) -> Option<PathBuf> {
@@ -17,6 +18,10 @@ fn real(test: &str, path: &str) -> Option<PathBuf> {
     }
     println!("skipped {test}: no GRAFT_DATA");
     None
+}
+
+fn into(out: PathBuf) -> Options {
+    Options { out: Some(out), ..Options::default() }
 }
 
 fn touch(root: &Path, paths: &[impl AsRef<Path>]) {
@@ -136,11 +141,11 @@ fn a_manifest_of_covid_ct_is_what_its_lists_say() {
             touch(root.path(), &names.iter().map(|name| format!("Images-processed/CT_{class}/{}", name.replace('%', "_"))).collect::<Vec<_>>());
         }
     }
-    let written = manifest::write(root.path(), None).unwrap();
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
     let read = load(&written.snippet);
     assert_eq!((written.rows, Split::ALL.map(|split| read.split(split).len())), (8, [4, 2, 2]));
     assert_eq!(read.classes, ["covid", "noncovid"]);
-    assert!(manifest::write(root.path(), None).unwrap_err().to_string().contains("is there already"));
+    assert!(manifest::write(root.path(), &Options::default()).unwrap_err().to_string().contains("is there already"));
 }
 
 #[test]
@@ -155,7 +160,7 @@ fn a_manifest_of_chest_xray14_has_the_official_split() {
     fs::write(root.path().join("train_val_list.txt"), names[..11].join("\n")).unwrap();
     fs::write(root.path().join("test_list.txt"), names[11..13].join("\n")).unwrap();
     touch(root.path(), &names.iter().map(|name| format!("images_00{}/images/{name}", &name[7..8])).collect::<Vec<_>>());
-    let written = manifest::write(root.path(), None).unwrap();
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
     assert_eq!(written.rows, 13);
     assert!(written.notes[0].starts_with("1 images are in none or in both"), "{:?}", written.notes);
     assert!(written.snippet.contains("classes: [Effusion, Mass]"), "{}", written.snippet);
@@ -180,7 +185,7 @@ fn a_manifest_of_chexpert_has_patients_and_unknowns() {
     fs::write(root.path().join("train.csv"), header.to_owned() + &train.concat()).unwrap();
     fs::write(root.path().join("valid.csv"), header.to_owned() + &row(&path("valid", 9), "0.0,1.0,0.0")).unwrap();
     touch(root.path(), &[path("train", 1), path("train", 2), path("train", 3), path("valid", 9)]);
-    let written = manifest::write(root.path(), None).unwrap();
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
     assert!(written.rows == 4 && written.notes[1].starts_with("1 images of the tables"), "{written:?}");
     let text = fs::read_to_string(&written.manifest).unwrap();
     assert!(text.starts_with("image,patient,split,Edema,Pneumonia\n") && text.contains("view1_frontal.jpg,patient00002,train,1.0,-1.0\n"), "{text}");
@@ -223,25 +228,25 @@ fn arrays_of_medmnist_become_files() {
     };
     let file = root.path().join("pneumoniamnist.npz");
     npz(&file, &members(&|n| (0..n).map(|i| (i % 2) as u8).collect()));
-    let written = manifest::write(&file, None).unwrap();
+    let written = manifest::write(&file, &Options::default()).unwrap();
     let read = load(&written.snippet);
     assert_eq!((Split::ALL.map(|split| read.split(split).len()), read.classes.as_slice()), ([8, 2, 2], ["0".to_owned(), "1".to_owned()].as_slice()));
     let image = image::open(root.path().join("pneumoniamnist/images/val/000001.png")).unwrap().into_luma8();
     assert_eq!((image.dimensions(), image.as_raw().as_slice()), ((3, 2), [6u8, 7, 8, 9, 10, 11].as_slice()));
-    assert!(manifest::write(&file, None).unwrap_err().to_string().contains("is there already"));
+    assert!(manifest::write(&file, &Options::default()).unwrap_err().to_string().contains("is there already"));
 
     npz(&file, &members(&|n| (0..n).flat_map(|i| [(i % 2) as u8, 1 - (i % 2) as u8, 1]).collect()));
-    let read = load(&manifest::write(&file, Some(&root.path().join("out"))).unwrap().snippet);
+    let read = load(&manifest::write(&file, &into(root.path().join("out"))).unwrap().snippet);
     assert_eq!(read.told(&read.split(Split::Test)[1]), "finding-0|finding-2");
 
     let mut odd = members(&|n| vec![0; n]);
     odd[0].1 = npy("|u1", "(800, 2000, 3000)", &[0; 12]);
     npz(&file, &odd);
-    let error = manifest::write(&file, Some(&root.path().join("odd"))).unwrap_err().to_string();
+    let error = manifest::write(&file, &into(root.path().join("odd"))).unwrap_err().to_string();
     assert!(error.contains("train_images") && error.contains("bytes for"), "{error}");
     odd[0].1 = npy("<f4", "(8, 1, 1)", &[0; 32]);
     npz(&file, &odd);
-    assert!(manifest::write(&file, Some(&root.path().join("odd"))).unwrap_err().to_string().contains("not integers"));
+    assert!(manifest::write(&file, &into(root.path().join("odd"))).unwrap_err().to_string().contains("not integers"));
     fs::write(&file, b"PK\x03\x04 and no more").unwrap();
-    assert!(manifest::write(&file, Some(&root.path().join("odd"))).unwrap_err().to_string().contains("no .npz archive"));
+    assert!(manifest::write(&file, &into(root.path().join("odd"))).unwrap_err().to_string().contains("no .npz archive"));
 }

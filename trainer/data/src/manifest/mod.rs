@@ -1,21 +1,31 @@
-//! Writes the manifest that a job reads from what public data sets are handed out as: lists of names, tables without a column of
-//! splits, arrays. Images stay where they are; those of an array become files.
+//! Writes the manifest that a job reads from what data are handed out as: lists of names, tables without a column of splits, arrays, series of
+//! DICOM, volumes of NIfTI with or without masks, boxes. Images stay where they are; those of an array become files.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod answers;
+mod arrays;
+mod nnunet;
+mod public;
+mod resplit;
+mod rows;
+mod series;
+mod studies;
+mod voc;
+mod volumes;
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use image::{GrayImage, RgbImage};
+use std::str::FromStr;
 
 use crate::error::{DataError, Finding, Reason};
-use crate::inspect::{covid_ct_lists, read_table, unreadable};
+use crate::inspect::{is_adni, malignancy_columns, read_table, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
+use crate::{nifti, source};
+
+pub use resplit::{Added, Splitting, split};
 
 /// The file that is written.
 const NAME: &str = "manifest.csv";
-/// An array has at most so many bytes.
-const ARRAY_LIMIT: u64 = 1 << 34;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,33 +40,124 @@ pub struct Written {
     pub snippet: String,
 }
 
-/// Writes `manifest.csv` for the data set in the folder `source`, or for the arrays of an `.npz` file beside it; with `out`, the
-/// manifest and the images of arrays go there. Known are COVID-CT's lists, ChestX-ray14's table with its official lists, CheXpert's
-/// tables, and MedMNIST's arrays.
+/// Which slices of a volume become rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Slices {
+    /// All of them.
+    All,
+    /// The first and each n-th after it.
+    Every(usize),
+    /// The share of them that lies in the middle, at least one.
+    Middle(f64),
+}
+
+impl FromStr for Slices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().ok().filter(|n| *n > 0);
+        let share = |text: &str| text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+        let parsed = match text.split_once(':') {
+            None if text == "all" => Some(Self::All),
+            Some(("every", n)) => number(n).map(Self::Every),
+            Some(("middle", part)) => share(part).map(Self::Middle),
+            _ => None,
+        };
+        parsed.ok_or_else(|| format!("{text:?} is none of all, every:N and middle:SHARE, such as every:4 or middle:0.5"))
+    }
+}
+
+impl Slices {
+    /// The chosen ones of `count`, from 0.
+    #[must_use]
+    pub fn of(self, count: usize) -> Vec<usize> {
+        match self {
+            Self::All => (0..count).collect(),
+            Self::Every(n) => (0..count).step_by(n.max(1)).collect(),
+            Self::Middle(share) => {
+                let wanted = ((count as f64 * share).round() as usize).clamp(count.min(1), count);
+                let from = (count - wanted) / 2;
+                (from..from + wanted).collect()
+            }
+        }
+    }
+}
+
+/// What can be chosen.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the images of arrays and their manifest go; none is a folder beside the file.
+    pub out: Option<PathBuf>,
+    /// Which slices of volumes.
+    pub slices: Slices,
+    /// A CSV table of labels for images, volumes, series or patients.
+    pub labels: Option<PathBuf>,
+    /// The share of patients that is set aside for testing where nothing says which.
+    pub test: f64,
+    /// Decides which patients these are.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { out: None, slices: Slices::All, labels: None, test: 0.2, seed: 0 }
+    }
+}
+
+/// Writes `manifest.csv` for the data set in the folder `source`, or for the arrays of an `.npz` file beside it. Known are COVID-CT's lists,
+/// ChestX-ray14's table with its official lists, CheXpert's tables, ADNI's merged table, MedMNIST's arrays, nnU-Net's folders, Pascal VOC's,
+/// volumes of NIfTI and series of DICOM.
 ///
 /// # Errors
 /// Nothing that is known lies there, a file cannot be read or written, or there is a manifest already.
-pub fn write(source: &Path, out: Option<&Path>) -> Result<Written, DataError> {
+pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     if source.extension().is_some_and(|e| e == "npz") {
         let beside = source.with_extension("");
-        return arrays(source, out.unwrap_or(&beside));
+        return arrays::arrays(source, options.out.as_deref().unwrap_or(&beside));
     }
     if !source.is_dir() {
         return Err(refused(Reason::DataNotFound, format!("{} is no folder and no .npz file", source.display()), "name the data set's folder"));
     }
     let has = |names: &[&str]| names.iter().all(|name| source.join(name).exists());
+    if has(&["imagesTr", "dataset.json"]) {
+        return nnunet::nn_unet(source, options);
+    }
+    if has(&["JPEGImages", "Annotations", "ImageSets/Main"]) {
+        return voc::voc(source, options);
+    }
     if has(&["Data-split", "Images-processed"]) {
-        return covid_ct(source);
+        return public::covid_ct(source);
     }
     if has(&["train.csv", "valid.csv"]) {
-        return chexpert(source);
+        return public::chexpert(source);
     }
-    let table = fs::read_dir(source).map_err(|e| unreadable(source, e))?.flatten().map(|entry| entry.path());
-    let table = table.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("Data_Entry_2017"))).min();
-    if let Some(table) = table {
-        return chest_xray14(source, &table);
+    let tables: Vec<PathBuf> = fs::read_dir(source).map_err(|e| unreadable(source, e))?.flatten().map(|entry| entry.path()).collect();
+    let named = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("Data_Entry_2017"));
+    if let Some(table) = tables.iter().filter(named).min() {
+        return public::chest_xray14(source, table);
     }
-    let what = format!("{} is none of COVID-CT, ChestX-ray14, CheXpert and MedMNIST", source.display());
+    if let Some(table) = tables.iter().filter(|path| is_adni(path)).min() {
+        return studies::adni(source, table, options);
+    }
+    let rated = |path: &&PathBuf| {
+        let name = path.to_string_lossy().to_lowercase();
+        (name.ends_with(".csv") || name.ends_with(".csv.gz")) && read_table(path).is_ok_and(|(header, _)| malignancy_columns(&header).is_some())
+    };
+    if let Some(table) = tables.iter().filter(rated).min() {
+        return studies::readers(source, table, options);
+    }
+    let mut files = BTreeMap::new();
+    walk(source, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
+    let files: Vec<(String, PathBuf)> = files.into_iter().map(|(key, path)| (key.trim_start_matches('/').to_owned(), path)).collect();
+    let (nifti, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(key, _)| nifti::named(&key.to_lowercase()));
+    if !nifti.is_empty() {
+        return volumes::volumes(source, &nifti, options);
+    }
+    let dicom: Vec<_> = others.into_iter().filter(|(_, path)| source::is_dicom(path)).collect();
+    if !dicom.is_empty() {
+        return series::series(source, &dicom, options);
+    }
+    let what = format!("{} is no data set that is known, and has no volumes of NIfTI and no files of DICOM", source.display());
     Err(refused(Reason::DataUnreadable, what, "see `graft data inspect`: class folders and manifests need nothing"))
 }
 
@@ -92,8 +193,9 @@ fn save(folder: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<PathBuf,
     Ok(path)
 }
 
+/// `task` and `data` of a job: with `findings` a multi-label task; `label` is the line of the column.
 fn snippet(folder: &Path, findings: &[String], label: &str, patient: bool) -> String {
-    let task = if findings.is_empty() { String::new() } else { format!("task:\n  type: multiLabel\n  classes: [{}]\n", findings.join(", ")) };
+    let task = if findings.is_empty() { String::new() } else { format!("task:\n  type: multiLabel\n  classes: [{}]\n", listed(findings)) };
     let patient = if patient { "    patient: patient\n" } else { "" };
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     format!(
@@ -102,212 +204,16 @@ fn snippet(folder: &Path, findings: &[String], label: &str, patient: bool) -> St
     )
 }
 
-fn covid_ct(root: &Path) -> Result<Written, DataError> {
-    let (mut rows, mut absent) = (Vec::new(), 0);
-    for entry in covid_ct_lists(root)? {
-        let split = if entry.split == "validation" { "val" } else { entry.split };
-        match entry.file {
-            Some(file) => rows.push(vec![file, entry.class.to_owned(), split.to_owned()]),
-            None => absent += 1,
-        }
-    }
-    let mut notes =
-        vec!["the lists name no patients: add a column patient from COVID-CT-MetaInfo.csv, or a patient's images may be in two splits".to_owned()];
-    if absent > 0 {
-        notes.push(format!("{absent} names of the lists have no file and were left out"));
-    }
-    let manifest = save(root, &["image", "label", "split"], &rows)?;
-    Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(root, &[], "    label: label\n", false) })
+/// Names as a list of YAML.
+fn listed(names: &[String]) -> String {
+    let plain =
+        |name: &String| name.starts_with(|first: char| first.is_alphabetic()) && name.chars().all(|c| c.is_alphanumeric() || " _-/".contains(c));
+    names.iter().map(|name| if plain(name) { name.clone() } else { format!("{name:?}") }).collect::<Vec<_>>().join(", ")
 }
 
-/// Position of each of these columns.
-fn positions<const N: usize>(path: &Path, header: &[String], names: [&str; N]) -> Result<[usize; N], DataError> {
-    let mut found = [0; N];
-    for (slot, name) in found.iter_mut().zip(names) {
-        let missing =
-            || refused(Reason::ColumnNotFound, format!("{}:1: there is no column {name:?}", path.display()), "take the table as it was handed out");
-        *slot = header.iter().position(|column| column == name).ok_or_else(missing)?;
-    }
-    Ok(found)
-}
-
-fn names(path: &Path) -> Result<BTreeSet<String>, DataError> {
-    let text = fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
-}
-
-fn chest_xray14(root: &Path, table: &Path) -> Result<Written, DataError> {
-    let (header, entries) = read_table(table)?;
-    let [image, labels, patient] = positions(table, &header, ["Image Index", "Finding Labels", "Patient ID"])?;
-    let (train, test) = (names(&root.join("train_val_list.txt"))?, names(&root.join("test_list.txt"))?);
-    let mut files = BTreeMap::new();
-    walk(root, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
-    let files: BTreeMap<&str, &str> =
-        files.keys().map(|key| key.trim_start_matches('/')).map(|key| (key.rsplit('/').next().unwrap_or(key), key)).collect();
-    let (mut rows, mut findings, mut absent, mut unlisted) = (Vec::new(), BTreeSet::new(), 0, 0);
-    for entry in &entries {
-        let at = |index: usize| entry.get(index).unwrap_or_default().trim();
-        let split = match (train.contains(at(image)), test.contains(at(image))) {
-            (true, false) => "train",
-            (false, true) => "test",
-            _ => {
-                unlisted += 1;
-                continue;
-            }
-        };
-        let Some(file) = files.get(at(image)) else {
-            absent += 1;
-            continue;
-        };
-        findings.extend(at(labels).split('|').map(str::trim).filter(|name| *name != "No Finding").map(str::to_owned));
-        rows.push(vec![(*file).to_owned(), at(labels).to_owned(), at(patient).to_owned(), split.to_owned()]);
-    }
-    let mut notes = Vec::new();
-    for (count, what) in [(absent, "images of the table are not there"), (unlisted, "images are in none or in both of the official lists")] {
-        if count > 0 {
-            notes.push(format!("{count} {what}, and were left out"));
-        }
-    }
-    let manifest = save(root, &["image", "findings", "patient", "split"], &rows)?;
-    let findings: Vec<String> = findings.into_iter().collect();
-    Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(root, &findings, "    label: findings\n", true) })
-}
-
-fn chexpert(root: &Path) -> Result<Written, DataError> {
-    let (mut rows, mut absent, mut findings) = (Vec::new(), 0, Vec::new());
-    for (table, split) in [("train.csv", "train"), ("valid.csv", "test")] {
-        let table = root.join(table);
-        let (header, entries) = read_table(&table)?;
-        let [image, first] = positions(&table, &header, ["Path", "No Finding"])?;
-        let own: Vec<String> = header[first + 1..].to_vec();
-        if findings.is_empty() {
-            findings = own;
-        } else if findings != own {
-            let what = format!("{} has other findings than train.csv", table.display());
-            return Err(refused(Reason::ColumnNotFound, what, "take the tables of one version of the data set"));
-        }
-        for entry in &entries {
-            let path = entry.get(image).unwrap_or_default().trim();
-            // The table's paths begin with the name that the folder had when it was handed out.
-            let inner = path.split_once('/').map_or(path, |(_, inner)| inner);
-            let Some(file) = [path, inner].into_iter().find(|file| root.join(file).is_file()) else {
-                absent += 1;
-                continue;
-            };
-            let patient = path.split('/').find(|part| part.starts_with("patient")).unwrap_or_default();
-            let values = entry.iter().skip(first + 1).map(|value| value.trim().to_owned());
-            rows.push([file, patient, split].map(str::to_owned).into_iter().chain(values).collect());
-        }
-    }
-    let header: Vec<&str> = ["image", "patient", "split"].into_iter().chain(findings.iter().map(String::as_str)).collect();
-    let manifest = save(root, &header, &rows)?;
-    let mut notes = vec!["valid.csv is the test set; validation patients are held out of train.csv".to_owned()];
-    if absent > 0 {
-        notes.push(format!("{absent} images of the tables are not there, and were left out"));
-    }
-    Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(root, &findings, "", true) })
-}
-
-/// MedMNIST's arrays (Yang et al. 2023): `train_images` `[N, H, W]` or `[N, H, W, 3]` of bytes, `train_labels` `[N, 1]`, or `[N, K]` of 0 and 1
-/// for K findings; the same for val and test.
-fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
-    vacant(folder)?;
-    let odd = |what: String| refused(Reason::DataUnreadable, format!("{}: {what}", file.display()), "take MedMNIST's files as they are handed out");
-    let bytes = fs::File::open(file).map_err(|e| unreadable(file, e))?;
-    let mut archive = zip::ZipArchive::new(bytes).map_err(|e| odd(format!("no .npz archive: {e}")))?;
-    let mut read = |name: &str| -> Result<Vec<u8>, DataError> {
-        let mut member = archive.by_name(&format!("{name}.npy")).map_err(|e| odd(format!("{name}: {e}")))?;
-        if member.size() > ARRAY_LIMIT {
-            return Err(odd(format!("{name} has {} bytes", member.size())));
-        }
-        let mut bytes = Vec::new();
-        member.by_ref().take(ARRAY_LIMIT).read_to_end(&mut bytes).map_err(|e| odd(format!("{name}: {e}")))?;
-        Ok(bytes)
-    };
-    let (mut rows, mut findings) = (Vec::new(), Vec::new());
-    for split in ["train", "val", "test"] {
-        let (images, labels) = (format!("{split}_images"), format!("{split}_labels"));
-        let images = Array::parse(&read(&images)?, bytes_of).map_err(|what| odd(format!("{images}: {what}")))?;
-        let labels = Array::parse(&read(&labels)?, whole_of).map_err(|what| odd(format!("{labels}: {what}")))?;
-        let [n, height, width, channels] = match images.shape[..] {
-            [n, h, w] => [n, h, w, 1],
-            [n, h, w, 3] => [n, h, w, 3],
-            ref other => return Err(odd(format!("{split}_images has the shape {other:?}"))),
-        };
-        let answers = match labels.shape[..] {
-            [m] if m == n => 1,
-            [m, k] if m == n && k > 0 => k,
-            ref other => return Err(odd(format!("{split}_labels has the shape {other:?} for {n} images"))),
-        };
-        if answers > 1 && findings.is_empty() {
-            findings = (0..answers).map(|k| format!("finding-{k}")).collect();
-        } else if answers != findings.len().max(1) {
-            return Err(odd(format!("{split}_labels has {answers} columns")));
-        }
-        let side = |x: usize| u32::try_from(x).map_err(|_| odd(format!("{split}_images is {height} × {width}")));
-        let (h, w) = (side(height)?, side(width)?);
-        let within = folder.join("images").join(split);
-        fs::create_dir_all(&within).map_err(|e| unwritable(&within, e))?;
-        for (index, pixels) in images.numbers.chunks_exact((height * width * channels).max(1)).enumerate() {
-            let name = format!("images/{split}/{index:06}.png");
-            let path = folder.join(&name);
-            let pixels = pixels.to_vec();
-            let saved = match channels {
-                1 => GrayImage::from_raw(w, h, pixels).map(|image| image.save(&path)),
-                _ => RgbImage::from_raw(w, h, pixels).map(|image| image.save(&path)),
-            };
-            saved.ok_or_else(|| odd(format!("{split}_images is {height} × {width}")))?.map_err(|e| unwritable(&path, e))?;
-            let own = &labels.numbers[index * answers..(index + 1) * answers];
-            rows.push([name, split.to_owned()].into_iter().chain(own.iter().map(ToString::to_string)).collect());
-        }
-    }
-    let answers: Vec<&str> = if findings.is_empty() { vec!["label"] } else { findings.iter().map(String::as_str).collect() };
-    let manifest = save(folder, &[&["image", "split"], &answers[..]].concat(), &rows)?;
-    let notes = vec!["the arrays name no patients, and classes by number only: see the data set's page for their names".to_owned()];
-    let label = if findings.is_empty() { "    label: label\n" } else { "" };
-    Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(folder, &findings, label, false) })
-}
-
-struct Array<T> {
-    shape: Vec<usize>,
-    numbers: Vec<T>,
-}
-
-impl<T> Array<T> {
-    /// Reads `.npy` (NumPy's format 1 to 3) in C order; `of` gives its numbers, if they are of a kind that is wanted.
-    fn parse(bytes: &[u8], of: impl FnOnce(&[u8]) -> Option<std::io::Result<Vec<T>>>) -> Result<Self, String> {
-        let file = npyz::NpyFile::new(bytes).map_err(|e| e.to_string())?;
-        let shape: Vec<usize> = file.shape().iter().map(|n| usize::try_from(*n).unwrap_or(usize::MAX)).collect();
-        if file.order() != npyz::Order::C {
-            return Err("is in Fortran's order".into());
-        }
-        let count = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n)).ok_or("is too large")?;
-        if count > bytes.len() {
-            return Err(format!("has {} bytes for {count} numbers", bytes.len()));
-        }
-        let numbers = of(bytes).ok_or_else(|| format!("holds {}, not integers of one of the sizes that are read", file.dtype().descr()))?;
-        Ok(Self { shape, numbers: numbers.map_err(|e| e.to_string())? })
-    }
-}
-
-/// The numbers of an array of `K`; none of one of another kind.
-fn numbers<K: npyz::Deserialize, T: From<K>>(bytes: &[u8]) -> Option<std::io::Result<Vec<T>>> {
-    let reader = npyz::NpyFile::new(bytes).ok()?.data::<K>().ok()?;
-    Some(reader.map(|number| number.map(T::from)).collect())
-}
-
-/// Pixels: bytes, as they are.
-fn bytes_of(bytes: &[u8]) -> Option<std::io::Result<Vec<u8>>> {
-    numbers::<u8, u8>(bytes)
-}
-
-/// Labels: integers of any size.
-fn whole_of(bytes: &[u8]) -> Option<std::io::Result<Vec<i64>>> {
-    numbers::<u8, i64>(bytes)
-        .or_else(|| numbers::<i8, i64>(bytes))
-        .or_else(|| numbers::<u16, i64>(bytes))
-        .or_else(|| numbers::<i16, i64>(bytes))
-        .or_else(|| numbers::<u32, i64>(bytes))
-        .or_else(|| numbers::<i32, i64>(bytes))
-        .or_else(|| numbers::<i64, i64>(bytes))
+/// Names, the first of them in words.
+fn few(names: &[String]) -> String {
+    let more = names.len().saturating_sub(5);
+    let shown = names[..names.len().min(5)].join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }

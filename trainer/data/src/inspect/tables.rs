@@ -1,0 +1,240 @@
+//! Tables of images and labels, of studies, and of readers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use super::{Inspection, Layout, unreadable};
+use crate::error::{DataError, Finding, Reason};
+
+/// A table that unpacks to more is no table of images.
+const TABLE_LIMIT: u64 = 1 << 30;
+
+/// A table with its header, from a file that may be gzipped.
+pub(crate) fn read_table(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), DataError> {
+    let file = fs::File::open(path).map_err(|error| unreadable(path, error))?;
+    let gzipped = path.extension().is_some_and(|e| e == "gz");
+    let text: Box<dyn Read> = if gzipped { Box::new(flate2::read::GzDecoder::new(file)) } else { Box::new(file) };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.take(TABLE_LIMIT));
+    let header = reader.headers().map_err(|error| unreadable(path, error))?.iter().map(|name| name.trim().to_owned()).collect();
+    let rows = reader.records().collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(path, error))?;
+    Ok((header, rows))
+}
+
+pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
+    let (header, rows) = read_table(path)?;
+    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
+    if let (Some(image), Some(labels), Some(patient)) = (column(&["Image Index"]), column(&["Finding Labels"]), column(&["Patient ID"])) {
+        return Ok(chest_xray14(&rows, image, labels, patient));
+    }
+    if let (Some(image), Some(first)) = (column(&["Path"]), column(&["No Finding"])) {
+        return Ok(chexpert(&header, &rows, image, first));
+    }
+    if let Some([patient, visit, label]) = adni_columns(&header) {
+        return Ok(adni(&rows, patient, visit, label));
+    }
+    if let Some(columns) = malignancy_columns(&header) {
+        return Ok(malignancy(&rows, columns));
+    }
+    let image = column(&["image", "input", "path", "file", "filename", "image_path"]);
+    let label = column(&["label", "class", "diagnosis", "target", "condition"]);
+    if image.is_none()
+        && let Some(label) = label.or_else(|| column(&["status", "outcome", "chd"]))
+    {
+        return Ok(measurements(&header, &rows, label));
+    }
+    let (Some(image), Some(label)) = (image, label) else {
+        let what = format!("{}:1: no column of images and labels among {}", path.display(), header.join(", "));
+        return Err(DataError::one(Finding::new(Reason::ColumnNotFound, what, vec![], "name the columns image and label, or set spec.data.columns")));
+    };
+    let (split, patient) = (column(&["split", "set", "fold", "partition"]), column(&["patient", "patient_id", "patientid", "subject", "subject_id"]));
+    let mut seen = Inspection::new(Layout::Manifest);
+    seen.images = rows.len();
+    for row in &rows {
+        seen.count(row.get(label).unwrap_or_default(), split.and_then(|split| row.get(split)).unwrap_or("all"));
+    }
+    seen.patients = patient.map(|patient| rows.iter().filter_map(|row| row.get(patient)).collect::<BTreeSet<_>>().len());
+    if patient.is_none() {
+        seen.notes.push("no column names the patient: if a patient has several images, add one".into());
+    }
+    let absent = rows.iter().filter(|row| row.get(image).is_none_or(|name| !root.join(name).is_file())).count();
+    if absent > 0 {
+        seen.notes.push(format!("{absent} of {} images are not there", rows.len()));
+    }
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    seen.snippet = split.map(|split| {
+        let patient = patient.map_or(String::new(), |patient| format!("    patient: {}\n", header[patient]));
+        format!(
+            "data:\n  train:\n    uri: file://{}\n    manifest: {name}\n  columns:\n    input: {}\n    label: {}\n{patient}    split: {}\n",
+            root.display(),
+            header[image],
+            header[label],
+            header[split]
+        )
+    });
+    Ok(seen)
+}
+
+/// Labels as `A|B`. The table names patients, so what a random split of images would leak can be said at once.
+fn chest_xray14(rows: &[csv::StringRecord], image: usize, labels: usize, patient: usize) -> Inspection {
+    let mut seen = Inspection::new(Layout::ChestXray14);
+    seen.images = rows.iter().filter_map(|row| row.get(image)).collect::<BTreeSet<_>>().len();
+    for row in rows {
+        for label in row.get(labels).unwrap_or_default().split('|') {
+            seen.count(label.trim(), "all");
+        }
+    }
+    let patients: Vec<&str> = rows.iter().filter_map(|row| row.get(patient)).collect();
+    seen.patients = Some(patients.iter().collect::<BTreeSet<_>>().len());
+    let shared = random_split_leak(&patients);
+    seen.notes.push(format!(
+        "a random 80/20 split of images would put {:.1} % of the test images' patients into training as well: split by patient, or use the official lists",
+        100.0 * shared
+    ));
+    seen.notes.push("images have several labels (A|B): `graft data manifest` writes what a task of type multiLabel reads".into());
+    seen
+}
+
+/// The share of test images whose patient also has an image in training, on average over random 80/20 splits of images:
+/// a patient's image in the test set is alone there with probability 0.2 to the power of the patient's other images.
+fn random_split_leak(patients: &[&str]) -> f64 {
+    let mut images: HashMap<&str, i32> = HashMap::new();
+    for patient in patients {
+        *images.entry(patient).or_default() += 1;
+    }
+    let shared: f64 = patients.iter().map(|patient| 1.0 - 0.2f64.powi(images[patient] - 1)).sum();
+    shared / patients.len().max(1) as f64
+}
+
+/// One column per finding: 1 present, 0 absent, −1 uncertain, blank not mentioned (Irvin et al., AAAI 2019).
+fn chexpert(header: &[String], rows: &[csv::StringRecord], image: usize, first: usize) -> Inspection {
+    let mut seen = Inspection::new(Layout::CheXpert);
+    seen.images = rows.len();
+    for row in rows {
+        for (column, name) in header.iter().enumerate().skip(first) {
+            let value = match row.get(column).unwrap_or_default().trim().parse::<f64>() {
+                Ok(value) if value > 0.5 => "positive",
+                Ok(value) if value < -0.5 => "uncertain",
+                Ok(_) => "negative",
+                Err(_) => "blank",
+            };
+            seen.count(name, value);
+        }
+    }
+    let patient =
+        |row: &csv::StringRecord| row.get(image).and_then(|path| path.split('/').find(|part| part.starts_with("patient")).map(str::to_owned));
+    seen.patients = Some(rows.iter().filter_map(patient).collect::<BTreeSet<_>>().len());
+    seen.notes.push("patients are in the paths (patientNNNNN/studyN), which `graft data manifest` makes a column of".into());
+    seen.notes.push("a column for each finding: `graft data manifest` writes what a task of type multiLabel reads; -1 and blank are unknown".into());
+    seen
+}
+
+/// RID, VISCODE and DX of ADNI's merged table, where DX is the diagnosis at the visit; at the first one if there is no other.
+fn adni_columns(header: &[String]) -> Option<[usize; 3]> {
+    let column = |name: &str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
+    Some([column("RID")?, column("VISCODE")?, column("DX").or_else(|| column("DX_bl"))?])
+}
+
+/// Whether a file is a table such as `ADNIMERGE.csv`, by its header.
+pub(crate) fn is_adni(path: &Path) -> bool {
+    let table = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
+    let header = || csv::ReaderBuilder::new().flexible(true).from_path(path).ok()?.headers().ok().cloned();
+    table && header().is_some_and(|header| adni_columns(&header.iter().map(|name| name.trim().to_owned()).collect::<Vec<_>>()).is_some())
+}
+
+/// A row for each visit; the diagnosis of a patient may change.
+fn adni(rows: &[csv::StringRecord], patient: usize, visit: usize, label: usize) -> Inspection {
+    let mut seen = Inspection::new(Layout::Adni);
+    seen.images = rows.len();
+    let mut visits: HashMap<&str, (BTreeSet<&str>, BTreeSet<&str>)> = HashMap::new();
+    for row in rows {
+        let at = |index: usize| row.get(index).unwrap_or_default().trim();
+        seen.count(if at(label).is_empty() { "no diagnosis" } else { at(label) }, "all");
+        let own = visits.entry(at(patient)).or_default();
+        own.0.insert(at(visit));
+        own.1.extend(Some(at(label)).filter(|label| !label.is_empty()));
+    }
+    seen.patients = Some(visits.len());
+    let several = visits.values().filter(|(visits, _)| visits.len() > 1).count();
+    let change = visits.values().filter(|(_, labels)| labels.len() > 1).count();
+    seen.notes.push(format!("{several} of {} patients (RID) have several visits: split by RID, never by row", visits.len()));
+    seen.notes.push(format!("{change} patients have more than one diagnosis over time: the label belongs to the visit"));
+    seen.notes.push("`graft data manifest` of the folder finds the scans by PTID and the date in their paths".into());
+    seen
+}
+
+/// Image, patient and malignancy of a table as derived from LIDC's readings.
+pub(crate) fn malignancy_columns(header: &[String]) -> Option<[usize; 3]> {
+    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
+    Some([column(&["image", "original_image", "nodule", "nodule_id"])?, column(&["patient_id", "patient"])?, column(&["malignancy"])?])
+}
+
+/// Ratings from 1 to 5, a row for each reading; above 3 is malignant, 3 is neither.
+fn malignancy(rows: &[csv::StringRecord], [image, patient, rating]: [usize; 3]) -> Inspection {
+    let mut seen = Inspection::new(Layout::Malignancy);
+    let mut ratings: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for row in rows {
+        let own = ratings.entry(row.get(image).unwrap_or_default()).or_default();
+        own.extend(row.get(rating).and_then(|value| value.trim().parse::<f64>().ok()));
+    }
+    seen.images = ratings.len();
+    seen.patients = Some(rows.iter().filter_map(|row| row.get(patient)).collect::<BTreeSet<_>>().len());
+    let disagree = ratings.values().filter(|own| own.iter().any(|rating| *rating != own[0])).count();
+    for own in ratings.values_mut() {
+        own.sort_by(f64::total_cmp);
+        seen.count(malignant(own), "all");
+    }
+    let several = ratings.values().filter(|own| own.len() > 1).count();
+    seen.notes.push(format!("{several} images are rated more than once, {disagree} of them differently: the median counts"));
+    seen.notes.push("`graft data manifest` of the folder writes the median and a column disagreement".into());
+    seen
+}
+
+/// What the median of sorted ratings says.
+pub(crate) fn malignant(sorted: &[f64]) -> &'static str {
+    match median(sorted) {
+        Some(median) if median > 3.0 => "malignant",
+        Some(median) if median < 3.0 => "benign",
+        Some(_) => "indeterminate",
+        None => "not rated",
+    }
+}
+
+/// The middle of sorted numbers, or half way between the two in the middle.
+pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
+    let high = sorted.get(sorted.len() / 2)?;
+    let low = sorted.get(sorted.len().saturating_sub(1) / 2)?;
+    Some((low + high) / 2.0)
+}
+
+/// A table without images. Its rows may be several of one subject, also where no column says who that is: names that differ only in the
+/// number at their end.
+fn measurements(header: &[String], rows: &[csv::StringRecord], label: usize) -> Inspection {
+    let mut seen = Inspection::new(Layout::Measurements);
+    seen.images = rows.len();
+    rows.iter().for_each(|row| seen.count(row.get(label).unwrap_or_default().trim(), "all"));
+    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
+    let named = column(&["patient", "patient_id", "subject", "subject_id", "subject#", "id", "name"]);
+    if let Some(named) = named {
+        let subject = |name: &str| match name.rsplit_once('_').filter(|(_, number)| number.parse::<u32>().is_ok()) {
+            Some((subject, _)) => subject.to_owned(),
+            None => name.to_owned(),
+        };
+        let subjects = |of: &dyn Fn(&str) -> String| rows.iter().filter_map(|row| Some(of(row.get(named)?.trim()))).collect::<BTreeSet<_>>().len();
+        let (plain, short) = (subjects(&str::to_owned), subjects(&subject));
+        // A number at the end says something only if names share what is before it.
+        let count = if 2 * short <= plain { short } else { plain };
+        seen.patients = Some(count);
+        if count < rows.len() {
+            let by = if count < plain { ", without the number at its end," } else { "" };
+            seen.notes.push(format!(
+                "{} rows are of {count} subjects by column {:?}{by} so that a split of rows would put a subject into training and testing",
+                rows.len(),
+                header[named]
+            ));
+        }
+    }
+    seen.notes.push("there are no images: jobs train on images only".into());
+    seen
+}
