@@ -134,7 +134,7 @@ fn what_cannot_be_had_is_said_plainly() {
 fn weights_come_from_a_store_once() {
     let place = Place::new();
     fs::copy(place.site.path("weights.safetensors"), place.store.folder().join("scans/lung/weights.safetensors")).unwrap();
-    let sha256 = graft_trainer_core::artefact::sha256_hex(fs::read(place.site.path("weights.safetensors")).unwrap());
+    let sha256 = graft_trainer_core::artefact::sha256_hex(&fs::read(place.site.path("weights.safetensors")).unwrap());
     let job = |key: &str| {
         place.site.job("weights", |job| {
             job["spec"]["backbone"]["weights"] = serde_json::json!({"uri": format!("s3://scans/lung/{key}"), "sha256": sha256});
@@ -238,6 +238,8 @@ impl Azure {
                 )
             })
             .collect();
-        format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ContainerName=\"scans\"><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>")
+        format!(
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ContainerName=\"scans\"><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>"
+        )
     }
 }

@@ -162,8 +162,10 @@ impl Agent {
         stop(&mut ranks);
         // What was said last is heard, too.
         while let Ok(message) = receiver.try_recv() {
-            if let Message::Event(rank, event @ Event::Log { .. }) = message {
-                self.hear(rank, event);
+            if let Message::Event(rank, event) = message
+                && matches!(*event, Event::Log { .. })
+            {
+                self.hear(rank, *event);
             }
         }
         Ok(())
@@ -247,7 +249,7 @@ fn open_store(
     if index > 0 {
         let (listener, port) = gate::loopback().map_err(failed)?;
         let (sender, rank) = (sender.clone(), index * gang.processes);
-        let tell = move |message| drop(sender.send(Message::Event(rank, Event::Log { message })));
+        let tell = move |message| drop(sender.send(Message::Event(rank, Box::new(Event::Log { message }))));
         runtime.spawn(gate::lead(listener, gang.rendezvous_host.clone(), gang.rendezvous_port, Token::of_pod()?, tell));
         return Ok((None, port));
     }
@@ -309,7 +311,7 @@ fn listen_to_errors(number: u32, output: Option<ChildStderr>, sender: Sender<Mes
     let (ended, end) = channel();
     let heard = words.clone();
     std::thread::spawn(move || {
-        let say = |message| drop(sender.send(Message::Event(number, Event::Log { message })));
+        let say = |message| drop(sender.send(Message::Event(number, Box::new(Event::Log { message }))));
         let note = |line: &str| heard.lock().ok().and_then(|mut words| words.hear(line));
         if let Some(output) = output {
             BufReader::new(output).split(b'\n').map_while(Result::ok).filter_map(|line| note(&String::from_utf8_lossy(&line))).for_each(say);

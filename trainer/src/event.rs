@@ -62,7 +62,8 @@ impl Event {
         match self {
             Self::Progress(progress) => Some(progress.stage),
             Self::Epoch(row) => Some(row.stage),
-            Self::FirstStep { .. } | Self::Step(_) | Self::Exchange(_) | Self::Log { .. } | Self::Failed(_) | Self::Output(_) => None,
+            Self::FirstStep { .. } | Self::Step(_) | Self::Exchange(_) | Self::Checkpoint { .. } => None,
+            Self::Log { .. } | Self::Failed(_) | Self::Output(_) => None,
         }
     }
 

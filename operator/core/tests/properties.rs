@@ -144,7 +144,14 @@ fn hostile_progress() -> impl Strategy<Value = Progress> {
     (metrics, text(), text(), any::<(u64, u64, u64, f64)>(), any::<(f64, f64)>()).prop_map(|(metrics, digest, class, numbers, speed)| {
         let (epoch, epochs, step, percent) = numbers;
         let shortcut = ShortcutFinding { feature: ShortcutFeature::ImageSize, class, auroc: percent };
-        let data = DataFindings { images: step, skipped: epoch, pairs_across_splits: epochs, label_conflicts: step, shortcuts: vec![shortcut; 100] };
+        let data = DataFindings {
+            images: step,
+            skipped: epoch,
+            pairs_across_splits: epochs,
+            label_conflicts: step,
+            left_out: epoch,
+            shortcuts: vec![shortcut; 100],
+        };
         Progress {
             stage: Stage::FineTune,
             epoch,

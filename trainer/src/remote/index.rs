@@ -6,8 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use super::RemoteError;
-use super::mirror::Objects;
 use super::bucket::Object;
+use super::mirror::Objects;
 
 pub(super) struct Index {
     path: PathBuf,

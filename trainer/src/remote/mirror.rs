@@ -12,8 +12,8 @@ use graft_crds::contract::ExitReason;
 use graft_crds::spec::Data;
 use sha2::{Digest, Sha256};
 
-use super::index::Index;
 use super::bucket::{Bucket, Object, in_a_store};
+use super::index::Index;
 use super::{CONNECTIONS, RemoteError, environment, unreachable};
 use crate::event::Failure;
 use crate::storage;

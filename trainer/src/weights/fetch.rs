@@ -27,7 +27,7 @@ pub fn locate(uri: &str, sha256: Option<&str>, folder: &Path, mut log: impl FnMu
     let hub = environment("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned());
     let refused = |why: String| WeightsError::Unreachable { uri: shown(uri).to_owned(), why, permanent: true };
     let source = if in_a_store(uri) {
-        if !uri.split_once("://").and_then(|(_, rest)| rest.split_once('/')).is_some_and(|(_, key)| !key.is_empty()) {
+        if uri.split_once("://").and_then(|(_, rest)| rest.split_once("/")).is_none_or(|(_, key)| key.is_empty()) {
             return Err(refused("names no object: it is s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".into()));
         }
         Source::Store(Bucket::of(uri, environment).map_err(|error| of_weights(error, uri))?)

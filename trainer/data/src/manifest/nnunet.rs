@@ -3,7 +3,7 @@
 //! values that `dataset.json` does not name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -103,7 +103,7 @@ fn pairs(root: &Path, images: &str, masks: &str, notes: &mut Vec<String>) -> Res
 }
 
 /// The image's shape, and which values the mask has in each slice.
-fn look(image: &PathBuf, mask: &PathBuf) -> Result<(Shape, Vec<BTreeSet<i64>>), String> {
+fn look(image: &Path, mask: &Path) -> Result<(Shape, Vec<BTreeSet<i64>>), String> {
     let own = shape(image).map_err(|error| format!("image: {error}"))?;
     let (other, layers) = layers(mask).map_err(|error| format!("mask: {error}"))?;
     if own.size != other.size {
