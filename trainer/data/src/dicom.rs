@@ -6,12 +6,11 @@ use std::path::Path;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, FileMetaTable, InMemDicomObject, OpenFileOptions};
+use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_pixeldata::{
     ConvertOptions, DecodedPixelData, ModalityLutOption, PhotometricInterpretation, PixelDecoder, PixelRepresentation, PlanarConfiguration,
     VoiLutFunction, VoiLutOption,
 };
-use dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN;
 use image::{DynamicImage, RgbImage};
 
 use crate::decode::{DecodeError, Limits, Picture, Reading};
@@ -49,22 +48,9 @@ pub(crate) fn text(object: &DefaultDicomObject, tag: Tag) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A file whose elements have no value representations although its transfer syntax says that they have: where two letters should say
-/// what the first of them is, there is a length.
-fn implicit(bytes: &[u8]) -> Option<DefaultDicomObject> {
-    let mut rest = bytes.get(PREAMBLE..)?;
-    let meta = FileMetaTable::from_reader(&mut rest).ok()?;
-    if rest.get(4..6)?.iter().all(u8::is_ascii_uppercase) || meta.transfer_syntax() == BIG_ENDIAN {
-        return None;
-    }
-    let object = InMemDicomObject::read_dataset_with_ts(rest, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).ok()?;
-    Some(object.with_exact_meta(meta))
-}
-
 /// A file with its width and height, which are within the limits.
 fn opened(bytes: &[u8], limits: Limits) -> Result<(DefaultDicomObject, u32, u32), DecodeError> {
-    let object = OpenFileOptions::new().from_reader(bytes).ok().or_else(|| implicit(bytes));
-    let object = object.ok_or_else(|| broken("cannot be parsed: it is truncated or malformed"))?;
+    let object = OpenFileOptions::new().from_reader(bytes).map_err(|_| broken("cannot be parsed: it is truncated or malformed"))?;
     let (Some(width), Some(height)) = (whole(&object, tags::COLUMNS), whole(&object, tags::ROWS)) else {
         return Err(broken("holds no image"));
     };
