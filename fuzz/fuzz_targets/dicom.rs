@@ -1,0 +1,12 @@
+//! Any bytes after the preamble that says DICOM.
+#![no_main]
+
+mod common;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: common::init(), |data: &[u8]| {
+    let bytes = [&[0; 128], &b"DICM"[..], data].concat();
+    common::guarded(|| drop(graft_data::decode(&bytes, Some(0), &common::reading())));
+    common::guarded(|| drop(graft_data::grey_values(&bytes)));
+});
