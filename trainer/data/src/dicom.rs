@@ -2,6 +2,8 @@
 //! decided here is which frame, which window, and what is refused. No message holds a value of the file's, because any
 //! of them may name a person.
 
+use std::fs::File;
+use std::io::Cursor;
 use std::path::Path;
 
 use dicom_core::Tag;
@@ -15,6 +17,7 @@ use image::{DynamicImage, RgbImage};
 
 use crate::decode::{DecodeError, Limits, Picture, Reading};
 use crate::grey::{Curve, Plane, full_range, square};
+use crate::plausible::{Part, plausible};
 use crate::{codecs, palette};
 
 /// The transfer syntax of explicit VR big endian, retired and still found.
@@ -50,7 +53,11 @@ pub(crate) fn text(object: &DefaultDicomObject, tag: Tag) -> Option<String> {
 
 /// A file with its width and height, which are within the limits.
 fn opened(bytes: &[u8], limits: Limits) -> Result<(DefaultDicomObject, u32, u32), DecodeError> {
-    let object = OpenFileOptions::new().from_reader(bytes).map_err(|_| broken("cannot be parsed: it is truncated or malformed"))?;
+    let malformed = || broken("cannot be parsed: it is truncated or malformed");
+    if !plausible(Cursor::new(bytes), bytes.len() as u64, Part::Whole) {
+        return Err(malformed());
+    }
+    let object = OpenFileOptions::new().from_reader(bytes).map_err(|_| malformed())?;
     let (Some(width), Some(height)) = (whole(&object, tags::COLUMNS), whole(&object, tags::ROWS)) else {
         return Err(broken("holds no image"));
     };
@@ -59,6 +66,16 @@ fn opened(bytes: &[u8], limits: Limits) -> Result<(DefaultDicomObject, u32, u32)
     }
     limits.check(width, height)?;
     Ok((object, width, height))
+}
+
+/// What a file says before its pixels; none where it cannot be read.
+pub(crate) fn header(path: &Path) -> Option<DefaultDicomObject> {
+    let file = File::open(path).ok()?;
+    let bytes = file.metadata().ok()?.len();
+    if !plausible(file, bytes, Part::Header) {
+        return None;
+    }
+    OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()
 }
 
 /// Minimum, maximum and mean of a grey file's first frame after slope and intercept and before any window: of CT, Hounsfield units.
@@ -237,6 +254,6 @@ fn spacing(object: &DefaultDicomObject) -> (f64, f64) {
 /// The id of the patient (0010,0020) that a file names; none where it names none, is no DICOM or cannot be read. The
 /// pixels are not read.
 pub(crate) fn patient(path: &Path) -> Option<String> {
-    let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()?;
+    let object = header(path)?;
     text(&object, tags::PATIENT_ID)
 }

@@ -23,6 +23,7 @@ mod parallel;
 mod patients;
 pub mod phantom;
 mod phi;
+mod plausible;
 mod resample;
 pub mod series;
 mod source;

@@ -24,7 +24,7 @@ pub(crate) fn resample<const C: usize>(mut pixels: Vec<u8>, from: (usize, usize)
     let arch = Arch::new();
     if from.0 != to.0 {
         let taps = taps(from.0, to.0, filter);
-        pixels = arch.dispatch(|| rows::<C>(&pixels, from.0, &taps));
+        pixels = arch.dispatch(|| if C == 1 { rows::<C, 1>(&pixels, from.0, &taps) } else { rows::<C, 4>(&pixels, from.0, &taps) });
     }
     if from.1 != to.1 {
         let taps = taps(from.1, to.1, filter);
@@ -82,10 +82,9 @@ fn level(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// Four lanes at once, of which the first `C` are used: a pixel is read with what follows it.
+/// So many lanes at once, of which the first `C` are used: a pixel is read with what follows it.
 #[inline(always)]
-fn rows<const C: usize>(pixels: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
-    const LANES: usize = 4;
+fn rows<const C: usize, const LANES: usize>(pixels: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
     let mut out = vec![0; pixels.len() / width * taps.len()];
     let mut padded = vec![0; width * C + LANES];
     for (row, target) in pixels.chunks_exact(width * C).zip(out.chunks_exact_mut(taps.len() * C)) {

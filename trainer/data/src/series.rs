@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, OpenFileOptions};
+use dicom_object::DefaultDicomObject;
 use serde::{Deserialize, Serialize};
 
-use crate::dicom::{grey_values, text};
+use crate::dicom::{self, grey_values, text};
 use crate::parallel;
 use crate::source::is_dicom;
 
@@ -81,7 +81,7 @@ pub fn read(files: &[(String, PathBuf)]) -> Vec<Series> {
 
 /// The SeriesInstanceUID (0020,000E) that a file names.
 pub(crate) fn uid(path: &Path) -> Option<String> {
-    let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()?;
+    let object = dicom::header(path)?;
     text(&object, tags::SERIES_INSTANCE_UID)
 }
 
@@ -94,7 +94,7 @@ fn header(file: &str, path: &Path) -> Option<Header> {
     if !is_dicom(path) {
         return None;
     }
-    let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path).ok()?;
+    let object = dicom::header(path)?;
     let whole = |tag: Tag| object.element_opt(tag).ok().flatten().and_then(|element| element.to_int::<i64>().ok());
     let side = |tag: Tag| whole(tag).and_then(|side| u32::try_from(side).ok());
     Some(Header {
