@@ -135,22 +135,22 @@ fn weights_come_from_a_store_once() {
     let place = Place::new();
     fs::copy(place.site.path("weights.safetensors"), place.store.folder().join("scans/lung/weights.safetensors")).unwrap();
     let sha256 = graft_trainer_core::artefact::sha256_hex(&fs::read(place.site.path("weights.safetensors")).unwrap());
-    let job = |key: &str| {
-        place.site.job("weights", |job| {
+    let job = |name: &str, key: &str| {
+        place.site.job(name, |job| {
             job["spec"]["backbone"]["weights"] = serde_json::json!({"uri": format!("s3://scans/lung/{key}"), "sha256": sha256});
             job["spec"]["fineTune"]["epochs"] = 1.into();
             job["spec"]["head"]["epochs"] = 2.into();
         })
     };
     for _ in 0..2 {
-        let run = place.graft("run", &job("weights.safetensors"), &[]);
+        let run = place.graft("run", &job("weights", "weights.safetensors"), &[]);
         assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
     }
     assert_eq!(place.read(), ["/scans/lung/weights.safetensors"], "once for two ranks and two runs");
-    let run = place.graft("run", &job("nothing.safetensors"), &[]);
+    let run = place.graft("run", &job("nothing", "nothing.safetensors"), &[]);
     let said = format!("{}{}", run.stdout, run.stderr);
     assert!(run.code == Some(64) && said.contains("s3://scans/lung/nothing.safetensors: HTTP 404"), "{said}");
-    let run = place.graft("run", &job("weights.safetensors2"), &[("AWS_SECRET_ACCESS_KEY", "wrong")]);
+    let run = place.graft("run", &job("refused", "weights.safetensors"), &[("AWS_SECRET_ACCESS_KEY", "wrong")]);
     let said = format!("{}{}", run.stdout, run.stderr);
     assert!(said.contains("HTTP 403") && said.contains("AWS_SECRET_ACCESS_KEY"), "{said}");
 }

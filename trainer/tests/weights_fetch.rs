@@ -194,6 +194,8 @@ fn what_cannot_be_had_is_said_plainly() {
     assert!(error.contains("spec.backbone.weights.sha256"), "{error}");
     let error = locate("https://169.254.169.254/latest/meta-data", Some(&digest(b"none")), folder.path(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("metadata service") && matches!(error, WeightsError::Unreachable { permanent: true, .. }), "{error}");
-    let error = locate("gs://bucket/x.pth", Some(&sha256), folder.path(), |_| ()).unwrap_err().to_string();
+    let error = locate("ftp://host/x.pth", Some(&sha256), folder.path(), |_| ()).unwrap_err().to_string();
     assert!(error.contains("hf://ORG/REPO@REVISION/FILE"), "{error}");
+    let error = locate("gs://bucket/", Some(&sha256), folder.path(), |_| ()).unwrap_err().to_string();
+    assert!(error.contains("gs://bucket/: names no object"), "{error}");
 }

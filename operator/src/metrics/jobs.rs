@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn what_is_left_out_is_no_leak() {
         let mut status = running();
-        assert!(text(&[job(1, status.clone())]).contains("across_splits"));
+        assert!(text(&[job(1, status.clone())]).contains("kind=\"across_splits\""));
         status["data"]["leftOut"] = 2.into();
-        assert!(!text(&[job(1, status)]).contains("across_splits"));
+        assert!(!text(&[job(1, status)]).contains("kind=\"across_splits\""));
     }
 
     #[test]

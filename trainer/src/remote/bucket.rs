@@ -226,7 +226,7 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, RemoteError> {
 fn told(error: object_store::Error) -> RemoteError {
     use object_store::Error;
     match error {
-        Error::NotFound { .. } => return unreachable("HTTP 404: the store does not have it".into(), true),
+        Error::NotFound { .. } => return missing(),
         Error::PermissionDenied { .. } => return denied(403),
         Error::Unauthenticated { .. } => return denied(401),
         Error::Precondition { .. } => return unreachable("changed while it was read; leave it as it is while a job starts".into(), false),
@@ -240,9 +240,15 @@ fn told(error: object_store::Error) -> RemoteError {
     }
     let text = cause.to_string();
     match text.strip_prefix("Server returned non-2xx status code: ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok()) {
+        Some(status @ (401 | 403)) => denied(status),
+        Some(404) => missing(),
         Some(status) => unreachable(format!("HTTP {status}"), status < 500 && status != 429),
         None => unreachable(text, refused),
     }
+}
+
+fn missing() -> RemoteError {
+    unreachable("HTTP 404: the store does not have it".into(), true)
 }
 
 /// Whether a key is the path of a file below a folder.

@@ -13,9 +13,10 @@ const HUB: &str = "https://huggingface.co";
 
 /// The file that `uri` names. `file://` is where it is; `https://`, `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY` and
 /// `hf://ORG/REPO@REVISION/FILE` are downloaded into `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`,
-/// `HF_TOKEN`, the variables of AWS's, Google's and Azure's tools for keys, region, account and endpoint, `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE` are respected; the token goes to the hub alone, a secret key
-/// nowhere, and neither is shown. A job cannot reach what only its node should: link-local and metadata addresses, and those of loopback
-/// unless the hub or the endpoint itself is there, are refused. `log` hears what takes long.
+/// `HF_TOKEN`, the variables of AWS's, Google's and Azure's tools for keys, region, account and endpoint, `HTTPS_PROXY`, `NO_PROXY` and
+/// `SSL_CERT_FILE` are respected; the token goes to the hub alone, a secret key nowhere, and neither is shown. A job cannot reach what
+/// only its node should: link-local and metadata addresses, and those of loopback unless the hub or the endpoint itself is there, are
+/// refused. `log` hears what takes long.
 ///
 /// # Errors
 /// `Unreachable` when the server cannot be reached or does not have the file, `Digest` when it has another one, `Io` when the
