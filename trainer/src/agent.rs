@@ -270,8 +270,8 @@ fn spawn(command: &[OsString], start: &RankStart, sender: &Sender<Message>) -> R
     process.env_remove(GANG_TOKEN);
     // One rank never uses the cores of another.
     process.env("OMP_NUM_THREADS", start.config.gang.threads.to_string());
-    // Between two operations threads wait awake for some 50 microseconds. OpenMP's own 10 milliseconds are lost where a processor is shared
-    // with other pods: every wait for a thread that is not running burns them.
+    // Between two operations threads wait awake for 1,000 turns. OpenMP's own 300,000 are lost where a processor is shared with other
+    // pods: every wait for a thread that is not running burns them.
     if std::env::var_os("GOMP_SPINCOUNT").is_none() {
         process.env("GOMP_SPINCOUNT", "1000");
     }
