@@ -29,10 +29,15 @@ pub fn folder(usual: &Path) -> PathBuf {
 /// What the environment says is no number.
 pub fn quota() -> Result<u64, String> {
     let said = environment(QUOTA);
-    let gib = said.as_deref().map_or(Ok(DEFAULT_QUOTA), str::parse).ok().filter(|gib: &f64| gib.is_finite() && *gib >= 0.0);
-    let gib = gib.ok_or_else(|| format!("{QUOTA}: {:?} is no number of GiB, such as 32", said.unwrap_or_default()))?;
+    let bytes = said.as_deref().map_or(Ok(DEFAULT_QUOTA), str::parse).ok().and_then(bytes);
+    bytes.ok_or_else(|| format!("{QUOTA}: {:?} is no number of GiB, such as 32", said.unwrap_or_default()))
+}
+
+/// So many GiB; none of what is no amount of memory.
+#[must_use]
+pub fn bytes(gib: f64) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is finite and not negative, and more is cut off")]
-    Ok((gib * f64::from(1 << 30)) as u64)
+    (gib.is_finite() && gib >= 0.0).then(|| (gib * f64::from(1 << 30)) as u64)
 }
 
 /// The decoded images of a data set; none if nothing is to be kept. `data` is as the job names it.

@@ -80,8 +80,7 @@ fn root(named: Option<&Path>) -> PathBuf {
 fn bytes(quota: Option<f64>) -> Result<u64, TrainerFailure> {
     match quota {
         None => decoded::quota().map_err(|why| spec_failure("InvalidQuota", why)),
-        Some(gib) if gib.is_finite() && gib >= 0.0 => Ok((gib * f64::from(1 << 30)) as u64),
-        Some(gib) => Err(spec_failure("InvalidQuota", format!("--quota {gib} is no number of GiB, such as 32"))),
+        Some(gib) => decoded::bytes(gib).ok_or_else(|| spec_failure("InvalidQuota", format!("--quota {gib} is no number of GiB, such as 32"))),
     }
 }
 

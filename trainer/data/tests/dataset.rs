@@ -2,10 +2,13 @@
 //! manifest.
 #![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
+mod common;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use common::real;
 use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Task, Validation};
 use graft_data::{DataError, Dataset, Split};
 
@@ -192,14 +195,7 @@ fn separate_folders_of_classes() {
 
 #[test]
 fn covid_ct_loads_as_published() {
-    let root = std::env::var_os("GRAFT_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from)
-        .join("covid-ct");
-    if !root.is_dir() {
-        println!("skipped covid_ct_loads_as_published: no GRAFT_DATA");
-        return;
-    }
-    let root = root.canonicalize().unwrap();
+    let Some(root) = real("covid_ct_loads_as_published", "covid-ct") else { return };
     let data = Data {
         train: set(&root, "manifest.csv"),
         columns: DataColumns { patient: Some("patient_id".into()), split: Some("split".into()), ..DataColumns::default() },

@@ -1,9 +1,12 @@
 //! The doctor on the real COVID-CT, and on sets made here with known faults.
 #![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::fs;
+use std::path::Path;
+
+use common::real;
 use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
 use graft_data::doctor::{self, LeftOut, Report};
 use graft_data::{Dataset, DecodeCache, Geometry, Loader, Reading, Reason, Split};
@@ -105,17 +108,6 @@ fn planted_faults_are_all_found() {
 
     let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
     assert_eq!((again.near, again.exact, again.pairs.len()), (report.near, report.exact, 2));
-}
-
-/// A folder of the real data; none says by name that the test is skipped.
-fn real(test: &str, path: &str) -> Option<PathBuf> {
-    let root =
-        std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join(path);
-    if root.is_dir() {
-        return Some(root.canonicalize().unwrap());
-    }
-    println!("skipped {test}: no GRAFT_DATA");
-    None
 }
 
 #[test]

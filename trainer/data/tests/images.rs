@@ -1,9 +1,11 @@
 //! Decoding and loading from real files: Pillow's pixels, batches that do not depend on threads or cache, and bad files.
 #![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::fs;
+
+use common::real;
 use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Reading, data_digest, decode, fit};
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
@@ -140,14 +142,7 @@ fn the_data_digest_sees_content_and_labels_and_not_the_place() {
 
 #[test]
 fn covid_ct_decodes_as_a_whole() {
-    let root = std::env::var_os("GRAFT_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from)
-        .join("covid-ct");
-    if !root.is_dir() {
-        println!("skipped covid_ct_decodes_as_a_whole: no GRAFT_DATA");
-        return;
-    }
-    let root = root.canonicalize().unwrap();
+    let Some(root) = real("covid_ct_decodes_as_a_whole", "covid-ct") else { return };
     let data = Data {
         train: DataSet { uri: format!("file://{}", root.display()), manifest: Some("manifest.csv".into()) },
         validation: Validation::default(),

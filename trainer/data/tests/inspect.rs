@@ -1,24 +1,16 @@
 //! Layouts made here and real ones: what is recognised, counted and said.
 #![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::real;
 use graft_crds::spec::DataColumns;
 use graft_data::inspect::{Inspection, Layout, inspect};
 use graft_data::manifest::{self, Options};
 use graft_data::{Dataset, Split};
-
-/// A folder of the real data; none says by name that the test is skipped.
-fn real(test: &str, path: &str) -> Option<PathBuf> {
-    let root =
-        std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join(path);
-    if root.exists() {
-        return Some(root.canonicalize().unwrap());
-    }
-    println!("skipped {test}: no GRAFT_DATA");
-    None
-}
 
 fn into(out: PathBuf) -> Options {
     Options { out: Some(out), ..Options::default() }

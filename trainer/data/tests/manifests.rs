@@ -1,25 +1,17 @@
 //! Manifests of series, volumes, masks, boxes, studies and readings: made ones, and real ones where they are there.
 #![allow(clippy::unwrap_used)] // Helpers of tests, which the lint does not see as such.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use common::real;
 use graft_data::inspect::{Layout, inspect};
 use graft_data::manifest::{self, Options, Slices, Splitting, Written};
 use graft_data::{Dataset, Reading, Split, decode};
-
-/// A folder of the real data; none says by name that the test is skipped.
-fn real(test: &str, path: &str) -> Option<PathBuf> {
-    let root =
-        std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from).join(path);
-    if root.exists() {
-        return Some(root.canonicalize().unwrap());
-    }
-    println!("skipped {test}: no GRAFT_DATA");
-    None
-}
 
 fn put(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();

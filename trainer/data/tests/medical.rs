@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use common::real;
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::mem::InMemDicomObject;
@@ -15,16 +18,6 @@ use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplica
 use graft_crds::spec::{Fit, Interpolation};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Loader, Reading, decode};
 use serde::Deserialize;
-
-/// The real data; none says by name that the test is skipped.
-fn real(test: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    if root.is_dir() {
-        return Some(root);
-    }
-    println!("skipped {test}: no GRAFT_DATA");
-    None
-}
 
 /// What the peer saw.
 #[derive(Deserialize)]
@@ -88,7 +81,7 @@ fn compare(kind: &str, root: &Path, refused: &[&str], lossy: &[&str]) {
 
 #[test]
 fn dicom_is_what_pydicom_reads() {
-    let Some(root) = real("dicom_is_what_pydicom_reads") else { return };
+    let Some(root) = real("dicom_is_what_pydicom_reads", "") else { return };
     // The elements of SC_rgb_jpeg have no value representations although its syntax has them.
     let refused = ["SC_rgb_jpeg.dcm"];
     compare("dicom", &root, &refused, &["dcmtk_+eb+cy+"]);
@@ -96,13 +89,13 @@ fn dicom_is_what_pydicom_reads() {
 
 #[test]
 fn nifti_is_what_nibabel_reads() {
-    let Some(root) = real("nifti_is_what_nibabel_reads") else { return };
+    let Some(root) = real("nifti_is_what_nibabel_reads", "") else { return };
     compare("nifti", &root, &["complex"], &[]);
 }
 
 #[test]
 fn crafted_nifti_is_refused() {
-    let Some(root) = real("crafted_nifti_is_refused") else { return };
+    let Some(root) = real("crafted_nifti_is_refused", "") else { return };
     for entry in fs::read_dir(root.join("nifti/nifti-rs/fuzz_artifacts")).unwrap() {
         let path = entry.unwrap().path();
         assert!(decode(&fs::read(&path).unwrap(), Some(0), &Reading::default()).is_err(), "{}", path.display());

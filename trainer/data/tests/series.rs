@@ -1,9 +1,12 @@
 //! Series of DICOM slices: the real ones as pydicom reads them (`tests/reference/series.py`), and what is wrong with made ones.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::real;
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::mem::InMemDicomObject;
@@ -16,12 +19,7 @@ use serde_json::{Value, json};
 
 #[test]
 fn slices_and_hounsfield_units_are_those_of_pydicom() {
-    let root = std::env::var_os("GRAFT_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    let root = root.join("ct-series");
-    if !root.is_dir() {
-        println!("skipped slices_and_hounsfield_units_are_those_of_pydicom: no GRAFT_DATA");
-        return;
-    }
+    let Some(root) = real("slices_and_hounsfield_units_are_those_of_pydicom", "ct-series") else { return };
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/goldens/ct-series.csv");
     let rows: Vec<csv::StringRecord> = csv::Reader::from_path(golden).unwrap().records().map(Result::unwrap).collect();
     // By names, which is not their order.

@@ -12,15 +12,17 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use super::client::Client;
 use super::mirror::Objects;
-use super::{RemoteError, TRIES, denied, on_loopback, unreachable};
+use super::{PAUSE, RemoteError, TRIES, denied, on_loopback, unreachable};
 
 /// A bucket or container, and the beginning of the keys that are meant.
 pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
+    /// Its endpoint and account: the same name elsewhere is another bucket.
+    place: String,
     name: String,
     /// Empty, or without a slash at its end.
     prefix: String,
@@ -63,17 +65,21 @@ impl Bucket {
         if name.is_empty() {
             return Err(wrong());
         }
-        let store = match scheme {
+        let (store, place) = match scheme {
             "s3" => amazon(name, environment)?,
             "gs" => google(name, environment)?,
             "az" => azure(name, environment)?,
             _ => return Err(wrong()),
         };
-        Ok(Self { store, name: name.to_owned(), prefix: prefix.trim_end_matches('/').to_owned() })
+        Ok(Self { store, place, name: name.to_owned(), prefix: prefix.trim_end_matches('/').to_owned() })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     /// All objects below the prefix whose keys can be paths below a folder.
@@ -105,17 +111,14 @@ impl Bucket {
     pub(crate) fn get(&self, key: &str, object: &Object, partial: &Path) -> Result<(), RemoteError> {
         let path = self.path(key)?;
         let size = || fs::metadata(partial).map_or(0, |file| file.len());
-        let mut left = TRIES;
         loop {
             let before = size();
             if before == object.bytes && before > 0 {
                 return Ok(());
             }
             match wait(self.attempt(&path, object, before, partial))? {
-                Ok(()) => return Ok(()),
-                Err(RemoteError::Unreachable { permanent: false, .. }) if size() > before => left = TRIES,
-                Err(RemoteError::Unreachable { permanent: false, .. }) if left > 1 => left -= 1,
-                Err(error) => return Err(error),
+                Err(RemoteError::Unreachable { permanent: false, .. }) if size() > before => {}
+                done => return done,
             }
         }
     }
@@ -143,17 +146,18 @@ impl Bucket {
     }
 }
 
-/// Stores' own repetitions: those of a download that breaks off come on top.
+/// As many tries as of other downloads, with pauses from a second on.
 fn retry() -> RetryConfig {
-    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
+    let backoff = BackoffConfig { init_backoff: PAUSE, ..BackoffConfig::default() };
+    RetryConfig { backoff, max_retries: TRIES as usize - 1, retry_timeout: Duration::from_secs(60) }
 }
 
-fn amazon(bucket: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+fn amazon(bucket: &str, environment: impl Fn(&str) -> Option<String>) -> Result<(Arc<dyn ObjectStore>, String), RemoteError> {
     let region = environment("AWS_REGION").or_else(|| environment("AWS_DEFAULT_REGION")).unwrap_or_else(|| "us-east-1".into());
     let endpoint = environment("AWS_ENDPOINT_URL_S3").or_else(|| environment("AWS_ENDPOINT_URL"));
     let mut store = AmazonS3Builder::new()
         .with_bucket_name(bucket)
-        .with_region(region)
+        .with_region(&region)
         // Stores that are not AWS's rarely have a host name for each bucket.
         .with_virtual_hosted_style_request(endpoint.is_none())
         .with_client_options(ClientOptions::new().with_allow_http(true))
@@ -167,13 +171,13 @@ fn amazon(bucket: &str, environment: impl Fn(&str) -> Option<String>) -> Result<
     if let Some(token) = environment("AWS_SESSION_TOKEN") {
         store = store.with_config(AmazonS3ConfigKey::Token, token);
     }
-    if let Some(endpoint) = endpoint {
+    if let Some(endpoint) = &endpoint {
         store = store.with_endpoint(endpoint);
     }
-    Ok(Arc::new(store.build().map_err(told)?))
+    Ok((Arc::new(store.build().map_err(told)?), endpoint.unwrap_or(region)))
 }
 
-fn google(bucket: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+fn google(bucket: &str, environment: impl Fn(&str) -> Option<String>) -> Result<(Arc<dyn ObjectStore>, String), RemoteError> {
     let endpoint = environment("STORAGE_EMULATOR_HOST");
     let mut store = GoogleCloudStorageBuilder::new()
         .with_bucket_name(bucket)
@@ -186,19 +190,19 @@ fn google(bucket: &str, environment: impl Fn(&str) -> Option<String>) -> Result<
         (Some(file), None) => store.with_application_credentials(file),
         (None, None) => store.with_skip_signature(true),
     };
-    if let Some(endpoint) = endpoint {
+    if let Some(endpoint) = &endpoint {
         store = store.with_config(GoogleConfigKey::BaseUrl, endpoint);
     }
-    Ok(Arc::new(store.build().map_err(told)?))
+    Ok((Arc::new(store.build().map_err(told)?), endpoint.unwrap_or_default()))
 }
 
-fn azure(container: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+fn azure(container: &str, environment: impl Fn(&str) -> Option<String>) -> Result<(Arc<dyn ObjectStore>, String), RemoteError> {
     let account = environment("AZURE_STORAGE_ACCOUNT").or_else(|| environment("AZURE_STORAGE_ACCOUNT_NAME"));
     let account = account.ok_or_else(|| unreachable("az:// needs AZURE_STORAGE_ACCOUNT, the name of the account, in spec.env".into(), true))?;
     let endpoint = environment("AZURE_STORAGE_ENDPOINT");
     let mut store = MicrosoftAzureBuilder::new()
         .with_container_name(container)
-        .with_account(account)
+        .with_account(&account)
         .with_client_options(ClientOptions::new().with_allow_http(true))
         .with_http_connector(Client { loopback: endpoint.as_deref().is_some_and(on_loopback) })
         .with_retry(retry());
@@ -210,10 +214,11 @@ fn azure(container: &str, environment: impl Fn(&str) -> Option<String>) -> Resul
         (None, None, [Some(id), Some(secret), Some(tenant)]) => store.with_client_secret_authorization(id, secret, tenant),
         _ => store.with_skip_signature(true),
     };
+    let place = format!("{} {account}", endpoint.as_deref().unwrap_or_default());
     if let Some(endpoint) = endpoint {
         store = store.with_endpoint(endpoint);
     }
-    Ok(Arc::new(store.build().map_err(told)?))
+    Ok((Arc::new(store.build().map_err(told)?), place))
 }
 
 /// Runs to its end on this thread what waits for the network.
@@ -298,7 +303,7 @@ mod tests {
         let (memory, folder) = (InMemory::new(), tempfile::tempdir().unwrap());
         let partial = folder.path().join("partial");
         wait(memory.put(&"lung/a.bin".into(), b"0123456789".as_slice().into())).unwrap().unwrap();
-        let bucket = Bucket { store: Arc::new(memory), name: "scans".into(), prefix: "lung".into() };
+        let bucket = Bucket { store: Arc::new(memory), place: String::new(), name: "scans".into(), prefix: "lung".into() };
         let object = bucket.objects().unwrap()["a.bin"].clone();
         // What a download that broke off left; not what the store has, to tell them apart.
         fs::write(&partial, b"abcd").unwrap();

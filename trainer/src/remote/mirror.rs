@@ -63,10 +63,7 @@ pub fn is_remote(data: &Data) -> bool {
 
 fn fetch(uri: &str, manifest: Option<(&str, &str)>, cache: &Path, attempt: &str, log: &mut impl FnMut(String)) -> Result<PathBuf, RemoteError> {
     let bucket = Bucket::of(uri, environment)?;
-    // The same name elsewhere is another store.
-    let elsewhere = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST", "AZURE_STORAGE_ENDPOINT", "AZURE_STORAGE_ACCOUNT"];
-    let place = elsewhere.map(|name| environment(name).unwrap_or_default()).join(" ");
-    let folder = cache.join(format!("{}-{}", bucket.name(), name_of(&[&place, uri])));
+    let folder = cache.join(format!("{}-{}", bucket.name(), name_of(&[bucket.place(), uri])));
     let mirror = Mirror { uri, bucket: &bucket, files: folder.join("files"), parts: folder.join("parts") };
     for path in [&mirror.files, &mirror.parts] {
         fs::create_dir_all(path).map_err(io(path))?;

@@ -182,15 +182,23 @@ fn vacant(folder: &Path) -> Result<PathBuf, DataError> {
 /// Rows of a manifest, written whole or not at all.
 fn save(folder: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<PathBuf, DataError> {
     let path = vacant(folder)?;
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(header).map_err(|e| unwritable(&path, e))?;
-    for row in rows {
-        writer.write_record(row).map_err(|e| unwritable(&path, e))?;
-    }
-    let bytes = writer.into_inner().map_err(|e| unwritable(&path, e))?;
-    let part = folder.join(format!(".{NAME}.part"));
-    fs::write(&part, bytes).and_then(|()| fs::rename(&part, &path)).map_err(|e| unwritable(&path, e))?;
+    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
+    write_table(&path, std::iter::once(&header).chain(rows))?;
     Ok(path)
+}
+
+/// Records of a table, written whole or not at all.
+fn write_table<R>(path: &Path, records: impl IntoIterator<Item = R>) -> Result<(), DataError>
+where
+    R: IntoIterator<Item: AsRef<[u8]>>,
+{
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for record in records {
+        writer.write_record(record).map_err(|e| unwritable(path, e))?;
+    }
+    let bytes = writer.into_inner().map_err(|e| unwritable(path, e))?;
+    let part = path.with_file_name(format!(".{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
+    fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(|e| unwritable(path, e))
 }
 
 /// `task` and `data` of a job: with `findings` a multi-label task; `label` is the line of the column.

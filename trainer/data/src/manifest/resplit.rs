@@ -2,9 +2,9 @@
 //! manifest that is read stays as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{few, refused, unwritable};
+use super::{few, refused, write_table};
 use crate::error::{DataError, Finding, Reason, nearest, pseudonym};
 use crate::inspect::read_table;
 use crate::split::{Item, folds, in_several, test};
@@ -149,15 +149,10 @@ fn save(out: &Path, header: &[String], rows: &[csv::StringRecord], columns: &[(S
     if out.exists() {
         return Err(refused(Reason::DataUnreadable, format!("{} is there already", out.display()), "remove it, or name another file"));
     }
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let names = header.iter().map(String::as_str).chain(columns.iter().map(|(name, _)| name.as_str()));
-    writer.write_record(names).map_err(|e| unwritable(out, e))?;
-    for (index, row) in rows.iter().enumerate() {
-        let added = columns.iter().map(|(_, values)| values[index]);
-        writer.write_record((0..header.len()).map(|column| row.get(column).unwrap_or_default()).chain(added)).map_err(|e| unwritable(out, e))?;
-    }
-    let bytes = writer.into_inner().map_err(|e| unwritable(out, e))?;
-    let mut part: PathBuf = out.to_owned();
-    part.set_extension("part");
-    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, out)).map_err(|e| unwritable(out, e))
+    let names: Vec<&str> = header.iter().map(String::as_str).chain(columns.iter().map(|(name, _)| name.as_str())).collect();
+    let record = |index: usize| -> Vec<&str> {
+        let own = (0..header.len()).map(|column| rows[index].get(column).unwrap_or_default());
+        own.chain(columns.iter().map(|(_, values)| values[index])).collect()
+    };
+    write_table(out, std::iter::once(names).chain((0..rows.len()).map(record)))
 }
