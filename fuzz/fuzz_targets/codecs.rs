@@ -1,4 +1,4 @@
-//! Any bytes as the compressed frame of a small DICOM file: JPEG-LS, JPEG of 12 bits and of RGB, run lengths of 32 bits. The first byte chooses
+//! Any bytes as the compressed frame of a small DICOM file: JPEG-LS, JPEG of 12 bits and of RGB, JPEG 2000, run lengths of 32 bits. The first byte chooses
 //! the header, so that nothing is lost on the structure of DICOM.
 #![no_main]
 
@@ -7,13 +7,15 @@ mod common;
 use libfuzzer_sys::fuzz_target;
 
 /// Syntax, colours, samples, allocated bits, rows and columns.
-const KINDS: [(&str, &str, u8, u8, u8, u8); 6] = [
+const KINDS: [(&str, &str, u8, u8, u8, u8); 8] = [
     ("1.2.840.10008.1.2.4.80", "MONOCHROME2", 1, 16, 29, 37),
     ("1.2.840.10008.1.2.4.81", "MONOCHROME2", 1, 8, 29, 37),
     ("1.2.840.10008.1.2.4.80", "RGB", 3, 8, 29, 37),
     ("1.2.840.10008.1.2.4.51", "MONOCHROME2", 1, 16, 31, 45),
     ("1.2.840.10008.1.2.4.50", "RGB", 3, 8, 31, 45),
     ("1.2.840.10008.1.2.5", "MONOCHROME2", 1, 32, 10, 10),
+    ("1.2.840.10008.1.2.4.90", "MONOCHROME2", 1, 16, 64, 64),
+    ("1.2.840.10008.1.2.4.91", "RGB", 3, 8, 100, 100),
 ];
 
 fn element(group: u16, number: u16, kind: &[u8; 2], value: &[u8]) -> Vec<u8> {

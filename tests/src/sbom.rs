@@ -132,7 +132,7 @@ fn licences(linked: &[&Package]) -> String {
     let mut bare = Vec::new();
     for package in linked {
         let name = format!("{} {}", package.name, package.version);
-        let own = package.manifest_path.parent().map(texts_in).unwrap_or_default();
+        let own = package.manifest_path.parent().map(texts_of).unwrap_or_default();
         if own.is_empty() {
             bare.push(format!("{name}: {}", package.license.as_deref().unwrap_or("no licence is named")));
         }
@@ -150,6 +150,14 @@ fn licences(linked: &[&Package]) -> String {
         parts.push(format!("{line}\nCrates that carry no text of their licence\n{line}\n{}\n", bare.join("\n")));
     }
     parts.join("\n")
+}
+
+/// The licence texts of a package, and of libraries in other languages that it carries in folders of their own.
+fn texts_of(package: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(package).into_iter().flatten().flatten();
+    let mut folders: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.insert(0, package.to_owned());
+    folders.iter().flat_map(|folder| texts_in(folder)).collect()
 }
 
 fn texts_in(folder: &Path) -> Vec<String> {

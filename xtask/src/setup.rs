@@ -18,6 +18,8 @@ struct Need {
 
 const FOR_BUILDING: &[Need] = &[
     Need { program: "g++", package: "g++", why: "the C++ part of graft-torch" },
+    Need { program: "cmake", package: "cmake", why: "compiling libjpeg-turbo" },
+    Need { program: "nasm", package: "nasm", why: "libjpeg-turbo's vector instructions" },
     Need { program: "pkg-config", package: "pkg-config", why: "compiling runc" },
 ];
 

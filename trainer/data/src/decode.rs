@@ -12,6 +12,7 @@ use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Rgb
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
+use crate::jpeg::{self, Jpeg};
 use crate::resample::resample;
 use crate::{dicom, nifti};
 
@@ -50,13 +51,15 @@ pub struct Reading {
     pub limits: Limits,
     /// Grey windows of DICOM and NIfTI: none, one, or three that become the channels; see [`Data::windows`].
     pub windows: Vec<Window>,
+    /// A shorter side in pixels that is enough: a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where that leaves so much.
+    pub enough: Option<u32>,
 }
 
 impl Reading {
     /// As a job's data says, within the default limits.
     #[must_use]
     pub fn of(data: &Data) -> Self {
-        Self { limits: Limits::default(), windows: data.windows.clone() }
+        Self { windows: data.windows.clone(), ..Self::default() }
     }
 }
 
@@ -192,6 +195,14 @@ impl Geometry {
         3 * self.size as usize * self.size as usize
     }
 
+    /// The shorter side in pixels that an image needs before it is resized without being enlarged.
+    pub(crate) fn enough(&self) -> u32 {
+        match self.fit {
+            Fit::Stretch => self.size,
+            Fit::Crop => self.resize,
+        }
+    }
+
     /// Size in pixels to which an image is resized before it is cropped; torchvision's `Resize`.
     fn resized(&self, width: u32, height: u32) -> (u64, u64) {
         let long = |long: u32, short: u32| u64::from(self.resize) * u64::from(long) / u64::from(short.max(1));
@@ -254,6 +265,8 @@ fn name(format: ImageFormat) -> &'static str {
 pub(crate) struct Picture {
     /// One channel of 8 bits for a grey picture, also where the file repeats it in three; else three.
     pub(crate) image: DynamicImage,
+    /// Width and height in the file, in pixels; of a JPEG the image may be a fraction of it, see [`Reading::enough`].
+    pub(crate) size: [u32; 2],
     /// Name of the format, by the file's content.
     pub(crate) format: &'static str,
     /// Bits per channel as stored.
@@ -291,47 +304,34 @@ pub(crate) fn decode_picture(bytes: &[u8], slice: Option<u32>, reading: &Reading
         nifti::slice(bytes, slice, reading)?
     } else {
         DecodeError::choose(slice, 1, "picture")?;
-        ordinary(bytes, reading.limits)?
+        ordinary(bytes, reading)?
     };
     Ok(Picture { image: canonical(picture.image), ..picture })
 }
 
 /// A file of one of the formats that are not medical.
-fn ordinary(bytes: &[u8], limits: Limits) -> Result<Picture, DecodeError> {
+fn ordinary(bytes: &[u8], Reading { limits, enough, .. }: &Reading) -> Result<Picture, DecodeError> {
+    let (limits, enough) = (*limits, *enough);
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let format = reader.format().ok_or(DecodeError::UnknownFormat)?;
+    if format == ImageFormat::Jpeg {
+        if !jpeg::is_whole(bytes) {
+            return Err(DecodeError::Truncated);
+        }
+        if let Some(Jpeg { image, size }) = jpeg::decode(bytes, enough, limits)? {
+            return Ok(Picture { channels: image.color().channel_count(), bits: 8, format: name(format), image, size });
+        }
+    }
     let mut allocation = image::Limits::default();
     allocation.max_alloc = Some(limits.pixels.saturating_mul(8));
     reader.limits(allocation);
     let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
-    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err(DecodeError::Truncated);
-    }
     let image = DynamicImage::from_decoder(decoder)?;
     let channels = image.color().channel_count();
     let bits = image.color().bits_per_pixel() / u16::from(channels.max(1));
-    Ok(Picture { image, format: name(format), bits, channels })
-}
-
-/// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.
-/// The search begins behind the header, because a thumbnail in there has an end marker of its own; within scans, bytes
-/// 0xFF are escaped, so the marker cannot appear by chance.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[0xFF, marker]) = bytes.get(at..at + 2) {
-        if marker == 0xDA {
-            return memchr::memmem::find(&bytes[at..], &[0xFF, 0xD9]).is_some();
-        }
-        at += match (marker, bytes.get(at + 2..at + 4)) {
-            (0xFF, _) => 1,
-            (0x01 | 0xD0..=0xD8, _) => 2,
-            (_, Some(&[high, low])) => 2 + usize::from(u16::from_be_bytes([high, low])),
-            (_, _) => return false,
-        };
-    }
-    false
+    Ok(Picture { image, size: [width, height], format: name(format), bits, channels })
 }
 
 /// Resizes and crops an image to the geometry: `[3, size, size]`, grey repeated, channels first, rows from top to bottom.
@@ -374,20 +374,13 @@ fn crop<const C: usize>(pixels: &[u8], (width, height): (usize, usize), size: us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::codecs::jpeg::JpegEncoder;
+    use crate::jpeg::tests::jpeg;
     use image::{ImageBuffer, Luma, Rgba};
 
     fn png(image: &DynamicImage) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
         image.write_to(&mut bytes, ImageFormat::Png).unwrap();
         bytes.into_inner()
-    }
-
-    fn jpeg() -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let image = RgbImage::from_fn(64, 48, |x, y| image::Rgb([(x * 4) as u8, (y * 5) as u8, ((x + y) * 2) as u8]));
-        JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(&image).unwrap();
-        bytes
     }
 
     #[test]
@@ -407,14 +400,14 @@ mod tests {
             image.write_to(&mut bytes, format).unwrap();
             assert_eq!(decode(&bytes.into_inner(), None, &Reading::default()).unwrap(), image.to_rgb8(), "{format:?}");
         }
-        let decoded = decode(&jpeg(), None, &Reading::default()).unwrap();
+        let decoded = decode(&jpeg(64, 48), None, &Reading::default()).unwrap();
         assert!((i32::from(decoded.get_pixel(40, 20)[0]) - 160).abs() <= 4);
     }
 
     #[test]
     fn a_file_cut_off_anywhere_is_refused() {
         let grey = DynamicImage::ImageLuma8(ImageBuffer::from_fn(40, 40, |x, y| Luma([(x * y % 251) as u8])));
-        for whole in [jpeg(), png(&grey)] {
+        for whole in [jpeg(64, 48), png(&grey)] {
             assert!(decode(&whole, None, &Reading::default()).is_ok());
             for keep in [0, 3, 30, whole.len() / 2, whole.len() * 9 / 10] {
                 assert!(decode(&whole[..keep], None, &Reading::default()).is_err(), "{keep} of {} bytes decoded", whole.len());
@@ -424,24 +417,6 @@ mod tests {
         assert!(matches!(error, DecodeError::UnknownFormat));
     }
 
-    proptest::proptest! {
-        #[test]
-        fn no_header_crashes_the_search_for_the_end(mut bytes: Vec<u8>) {
-            bytes.splice(0..0, [0xFF, 0xD8, 0xFF]);
-            jpeg_is_whole(&bytes);
-        }
-    }
-
-    #[test]
-    fn the_end_marker_of_a_thumbnail_does_not_count() {
-        let whole = jpeg();
-        let mut with_thumbnail = whole[..2].to_vec();
-        with_thumbnail.extend([0xFF, 0xE1, 0, 6, 0xFF, 0xD8, 0xFF, 0xD9]);
-        with_thumbnail.extend(&whole[2..]);
-        assert!(jpeg_is_whole(&with_thumbnail));
-        assert!(!jpeg_is_whole(&with_thumbnail[..with_thumbnail.len() - 2]));
-    }
-
     #[test]
     fn the_header_is_checked_before_pixels_are_allocated() {
         let mut bytes = png(&DynamicImage::new_luma8(4, 4));
@@ -449,7 +424,7 @@ mod tests {
         bytes[16..20].copy_from_slice(&huge);
         bytes[20..24].copy_from_slice(&huge);
         assert!(decode(&bytes, None, &Reading::default()).is_err());
-        let small = Reading { limits: Limits { side: 3, ..Limits::default() }, windows: vec![] };
+        let small = Reading { limits: Limits { side: 3, ..Limits::default() }, ..Reading::default() };
         assert!(matches!(decode(&png(&DynamicImage::new_luma8(4, 2)), None, &small), Err(DecodeError::TooLarge { width: 4, height: 2, .. })));
     }
 

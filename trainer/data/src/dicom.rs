@@ -119,7 +119,8 @@ pub(crate) fn frame(bytes: &[u8], wanted: Option<u32>, reading: &Reading) -> Res
         _ => coloured(&pixels, swapped, [width, height])?,
     };
     let (down, across) = spacing(&object);
-    Ok(Picture { image: square(image, across, down, reading.limits)?, format: "DICOM", bits, channels })
+    let image = square(image, across, down, reading.limits)?;
+    Ok(Picture { size: [image.width(), image.height()], image, format: "DICOM", bits, channels })
 }
 
 /// Decodes here what dicom-rs would not, and says which frame of `object` is then the one that is frame `index` of the file.

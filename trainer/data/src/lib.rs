@@ -14,6 +14,7 @@ mod error;
 mod grey;
 mod holdout;
 pub mod inspect;
+mod jpeg;
 mod labels;
 mod loader;
 pub mod manifest;

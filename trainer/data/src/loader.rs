@@ -181,6 +181,7 @@ impl Loader {
     #[must_use]
     pub fn new(samples: Vec<Sample>, geometry: Geometry, reading: Reading, threads: usize, cache: DecodeCache) -> Self {
         let (checked, found, slots, ready) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default(), Condvar::new());
+        let reading = Reading { enough: Some(geometry.enough()), ..reading };
         let shared = Arc::new(Shared { samples, geometry, reading, cache, checked, found, slots, ready });
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));

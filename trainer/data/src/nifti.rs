@@ -423,5 +423,11 @@ fn read(source: &mut impl Read, wanted: Option<u32>, reading: &Reading) -> Resul
     };
     let image = image.ok_or(DecodeError::Empty)?;
     let image = square(image, header.zooms[across], header.zooms[down], reading.limits)?;
-    Ok(Picture { image, format: "NIfTI", bits: 8 * header.kind.bytes() as u16 / channels, channels: channels as u8 })
+    Ok(Picture {
+        size: [image.width(), image.height()],
+        image,
+        format: "NIfTI",
+        bits: 8 * header.kind.bytes() as u16 / channels,
+        channels: channels as u8,
+    })
 }

@@ -9,6 +9,7 @@ use common::real;
 use graft_crds::spec::{BadInput, Data, DataColumns, DataSet, DataSplits, Duplicates, Fit, Interpolation, Task, Validation};
 use graft_data::{DataError, Dataset, DecodeCache, Geometry, Limits, Loader, Reading, data_digest, decode, fit};
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
+use sha2::{Digest, Sha256};
 
 fn pixel(x: u32, y: u32, channel: u32) -> u8 {
     ((x * 7 + y * 13 + channel * 29 + (x * y) % 31 * 5) % 256) as u8
@@ -47,6 +48,32 @@ fn resizing_equals_pillow_where_it_takes_rows_first_too() {
         exact += usize::from(worst == 0);
     }
     assert!(exact >= 6, "only {exact} of 8 are Pillow's to the bit");
+}
+
+#[test]
+fn jpegs_equal_pillow_whole_and_drafted() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(include_str!("golden/jpeg.json")).unwrap();
+    let mut smaller = 0;
+    for case in &cases {
+        let bytes = match (case["jpeg"].as_str(), case["file"].as_str()) {
+            (Some(hex), _) => (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect(),
+            (_, Some(file)) => match real("jpegs_equal_pillow_whole_and_drafted", file) {
+                Some(path) => fs::read(path).unwrap(),
+                None => continue,
+            },
+            _ => panic!("a case without a JPEG"),
+        };
+        for expected in case["expected"].as_array().unwrap() {
+            let enough = expected[0].as_u64().map(|enough| enough as u32);
+            let ours = decode(&bytes, None, &Reading { enough, ..Reading::default() }).unwrap();
+            let size = [u64::from(ours.width()), u64::from(ours.height())];
+            assert_eq!(size, [1, 2].map(|i| expected[i].as_u64().unwrap()), "{} {enough:?}", case["file"]);
+            let digest: String = Sha256::digest(ours.into_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(digest, expected[3].as_str().unwrap(), "{} {enough:?}", case["file"]);
+            smaller += usize::from(size != [1, 2].map(|i| case["expected"][0][i].as_u64().unwrap()));
+        }
+    }
+    assert!(smaller >= 16, "{smaller} were decoded at a fraction of their size");
 }
 
 /// Twelve images of two classes in folders `train`, `test`, and the checked data set.

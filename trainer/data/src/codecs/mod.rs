@@ -2,6 +2,7 @@
 //! RGB it would take for YBR, run lengths of 32 bits, and YBR_FULL_422 without compression. All the rest of a file stays as it is.
 
 mod jpeg;
+mod jpeg2000;
 mod jpegls;
 mod rle;
 
@@ -45,6 +46,7 @@ pub(crate) fn unpack(object: &mut DefaultDicomObject, index: u32, size: [u32; 2]
     let syntax = object.meta().transfer_syntax().to_owned();
     let pixels = match syntax.as_str() {
         uids::JPEGLS_LOSSLESS | uids::JPEGLS_NEAR_LOSSLESS => Pixels::Samples(jpegls::decode(&packed(object, index)?, width, height)?),
+        uids::JPEG2000_LOSSLESS | uids::JPEG2000 => Pixels::Samples(jpeg2000::decode(&packed(object, index)?, width, height)?),
         uids::JPEG_BASELINE8_BIT | uids::JPEG_EXTENDED12_BIT => {
             let bytes = packed(object, index)?;
             if jpeg::precision(&bytes) != Some(12) && !(colours == "RGB" && unmarked(&bytes)) {

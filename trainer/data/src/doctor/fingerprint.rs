@@ -61,14 +61,14 @@ impl Fingerprint {
     /// # Errors
     /// A picture without pixels.
     pub(crate) fn measure(file: FileDigest, picture: Picture) -> Result<(Self, DynamicImage), DecodeError> {
-        let Picture { image, format, bits, channels } = picture;
+        let Picture { image, size, format, bits, channels } = picture;
         let (width, height) = (image.width(), image.height());
         if width == 0 || height == 0 {
             return Err(DecodeError::Empty);
         }
         let pixels = Sha256::new().chain_update(width.to_le_bytes()).chain_update(height.to_le_bytes()).chain_update(image.as_bytes()).finalize();
         let grey = resample::<1>(image.to_luma8().into_raw(), (width as usize, height as usize), (SIDE, SIDE), Interpolation::Bilinear);
-        let facts = Facts { width, height, bits, channels, format, border: border(&grey) };
+        let facts = Facts { width: size[0], height: size[1], bits, channels, format, border: border(&grey) };
         Ok((Self { file, pixels: pixels.into(), grey, facts }, image))
     }
 
