@@ -65,6 +65,7 @@ fn lay_out(site: &Site) {
     let at = |path: String| site.path("data").join(path);
     let mut labels = "patient,label\n".to_owned();
     let mut visits = "RID,PTID,VISCODE,EXAMDATE,DX\n".to_owned();
+    let mut recordings = "signal,label,patient\n".to_owned();
     let mut readings = "patient_id,image,malignancy\n".to_owned();
     let mut lists = [String::new(), String::new(), String::new()];
     for n in 0..24u32 {
@@ -78,6 +79,9 @@ fn lay_out(site: &Site) {
         put(&at(format!("adni/002_S_{n:04}/MPR/2006-04-18_08_20_30.0/S1/scan.nii")), &volume);
         visits.push_str(&format!("{n},002_S_{n:04},bl,2006-04-20,{}\n", ["CN", "Dementia"][class as usize]));
         readings.push_str(&format!("{n:04},n{n},{}\n{n:04},n{n},{}\n", 1 + 3 * class, 2 + 3 * class));
+        let samples: String = (0..2500).map(|i| format!("{:.4}\n", (i as f32 * (0.1 + 0.03 * n as f32)).sin())).collect();
+        put(&at(format!("bearings/r{n}.csv")), samples.as_bytes());
+        recordings.push_str(&format!("r{n}.csv,{},m{n}\n", ["sound", "worn"][class as usize]));
         let picture = image::GrayImage::from_fn(16, 16, |x, y| image::Luma([(x * y + n * 5) as u8]));
         for folder in ["nodules/", "cells/JPEGImages/"] {
             fs::create_dir_all(at(folder.into())).unwrap();
@@ -91,6 +95,7 @@ fn lay_out(site: &Site) {
     put(&at("ct/labels.csv".into()), labels.as_bytes());
     put(&at("hippocampus/dataset.json".into()), br#"{"labels": {"background": 0, "Anterior": 1, "Posterior": 2}}"#);
     put(&at("adni/ADNIMERGE.csv".into()), visits.as_bytes());
+    put(&at("bearings/table.csv".into()), recordings.as_bytes());
     put(&at("nodules/readings.csv".into()), readings.as_bytes());
     for (name, list) in ["train", "val", "test"].iter().zip(lists) {
         put(&at(format!("cells/ImageSets/Main/{name}.txt")), list.as_bytes());
@@ -111,7 +116,7 @@ fn each_command_of_the_documentation_writes_what_a_job_reads() {
         .filter(|line| line.starts_with("graft data manifest /data") || line.starts_with("graft data split /data"))
         .map(|line| line.split_whitespace().skip(1).map(|word| word.replace("/data/", &root)).collect())
         .collect();
-    assert_eq!(commands.len(), 8, "{commands:?}");
+    assert_eq!(commands.len(), 9, "{commands:?}");
     for (number, words) in commands.iter().enumerate() {
         let run = Run::of(graft(&words.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(run.code, Some(0), "{words:?}\n{}{}", run.stdout, run.stderr);

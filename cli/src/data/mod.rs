@@ -34,16 +34,19 @@ pub enum Data {
         #[arg(long)]
         json: bool,
     },
-    /// Write the manifest that a job reads, from lists, tables, arrays, series of DICOM, volumes of NIfTI, masks or boxes
+    /// Write the manifest that a job reads, from lists, tables, arrays, series of DICOM, volumes of NIfTI, masks, boxes or signals
     Manifest {
         /// The data set's folder, or an .npz file
         path: PathBuf,
-        /// Where the images of arrays and their manifest go. Default: a folder beside the file
+        /// Where the images of arrays or signals and their manifest go. Default: a folder beside the array, `spectrograms` beside the table
         #[arg(long)]
         out: Option<PathBuf>,
         /// Slices of each volume or series: all, every:N, or middle:SHARE
         #[arg(long, default_value = "all")]
         slices: Slices,
+        /// Samples of a signal that become one spectrogram
+        #[arg(long, default_value_t = manifest::WINDOW)]
+        window: usize,
         /// What DICOM and NIfTI show: a CSV table with a column image, series or patient, and a column label
         #[arg(long, value_name = "TABLE")]
         labels: Option<PathBuf>,
@@ -124,9 +127,9 @@ impl Data {
                 println!("{}: name one of these columns in spec.data.columns.split", out.display());
                 Ok(())
             }
-            Self::Manifest { path, out, slices, labels, test, seed } => {
+            Self::Manifest { path, out, slices, labels, window, test, seed } => {
                 check_share(test)?;
-                let options = Options { out, slices, labels, test, seed };
+                let options = Options { out, slices, labels, window, test, seed };
                 let written = manifest::write(&path, &options).map_err(|error| data_failure(&error))?;
                 println!("{}: {} images", written.manifest.display(), written.rows);
                 written.notes.iter().for_each(|note| println!("note: {note}"));

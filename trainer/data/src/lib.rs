@@ -28,6 +28,7 @@ mod plausible;
 mod resample;
 pub mod series;
 mod source;
+mod spectrogram;
 pub mod split;
 
 pub use dataset::{Dataset, Sample, Split};

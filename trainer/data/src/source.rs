@@ -241,7 +241,7 @@ impl Lines<'_> {
 }
 
 /// Whether a path of a manifest stays in the manifest's folder: relative, or absolute and below it, and without `..`.
-fn inside(root: &Path, key: &str) -> bool {
+pub(crate) fn inside(root: &Path, key: &str) -> bool {
     let path = Path::new(key);
     (path.is_relative() || path.starts_with(root)) && !path.components().any(|part| part == std::path::Component::ParentDir)
 }

@@ -51,6 +51,8 @@ pub enum Layout {
     Adni,
     /// A table of malignancy, as derived from LIDC's readers.
     Malignancy,
+    /// A table of recordings of one-dimensional signals.
+    Signals,
     /// A table of measurements without images.
     Measurements,
 }
@@ -72,6 +74,7 @@ impl Layout {
             Self::Volumes => "NIfTI volumes",
             Self::Adni => "ADNI's merged table",
             Self::Malignancy => "LIDC malignancy table",
+            Self::Signals => "table of recordings",
             Self::Measurements => "table of measurements",
         }
     }

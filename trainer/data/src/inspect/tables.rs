@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{Inspection, Layout, unreadable};
 use crate::error::{DataError, Finding, Reason};
+use crate::manifest::{SignalColumns, signal_columns};
 
 /// A table that unpacks to more is no table of images.
 const TABLE_LIMIT: u64 = 1 << 30;
@@ -36,6 +37,9 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
     }
     if let Some(columns) = malignancy_columns(&header) {
         return Ok(malignancy(&rows, columns));
+    }
+    if let Some(columns) = signal_columns(&header, &rows) {
+        return Ok(recordings(&rows, &columns, root));
     }
     let image = column(&["image", "input", "path", "file", "filename", "image_path"]);
     let label = column(&["label", "class", "diagnosis", "target", "condition"]);
@@ -168,6 +172,20 @@ fn adni(rows: &[csv::StringRecord], patient: usize, visit: usize, label: usize) 
 pub(crate) fn malignancy_columns(header: &[String]) -> Option<[usize; 3]> {
     let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
     Some([column(&["image", "original_image", "nodule", "nodule_id"])?, column(&["patient_id", "patient"])?, column(&["malignancy"])?])
+}
+
+/// A row for each recording of a signal.
+fn recordings(rows: &[csv::StringRecord], columns: &SignalColumns, root: &Path) -> Inspection {
+    let mut seen = Inspection::new(Layout::Signals);
+    seen.images = rows.len();
+    rows.iter().for_each(|row| seen.count(row.get(columns.label).unwrap_or_default().trim(), "all"));
+    seen.patients = columns.patient.map(|patient| rows.iter().filter_map(|row| row.get(patient)).collect::<BTreeSet<_>>().len());
+    let absent = rows.iter().filter(|row| row.get(columns.file).is_none_or(|name| !root.join(name.trim()).is_file())).count();
+    if absent > 0 {
+        seen.notes.push(format!("{absent} of {} recordings are not there", rows.len()));
+    }
+    seen.notes.push("`graft data manifest` of the folder writes the spectrogram of each window as an image".into());
+    seen
 }
 
 /// Ratings from 1 to 5, a row for each reading; above 3 is malignant, 3 is neither.

@@ -73,14 +73,14 @@ pub(super) fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
     Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(folder, &findings, label, false) })
 }
 
-struct Array<T> {
-    shape: Vec<usize>,
-    numbers: Vec<T>,
+pub(super) struct Array<T> {
+    pub(super) shape: Vec<usize>,
+    pub(super) numbers: Vec<T>,
 }
 
 impl<T> Array<T> {
     /// Reads `.npy` (NumPy's format 1 to 3) in C order; `of` gives its numbers, if they are of a kind that is wanted.
-    fn parse(bytes: &[u8], of: impl FnOnce(&[u8]) -> Option<std::io::Result<Vec<T>>>) -> Result<Self, String> {
+    pub(super) fn parse(bytes: &[u8], of: impl FnOnce(&[u8]) -> Option<std::io::Result<Vec<T>>>) -> Result<Self, String> {
         let file = npyz::NpyFile::new(bytes).map_err(|e| e.to_string())?;
         let shape: Vec<usize> = file.shape().iter().map(|n| usize::try_from(*n).unwrap_or(usize::MAX)).collect();
         if file.order() != npyz::Order::C {
@@ -90,7 +90,7 @@ impl<T> Array<T> {
         if count > bytes.len() {
             return Err(format!("has {} bytes for {count} numbers", bytes.len()));
         }
-        let numbers = of(bytes).ok_or_else(|| format!("holds {}, not integers of one of the sizes that are read", file.dtype().descr()))?;
+        let numbers = of(bytes).ok_or_else(|| format!("holds {}, which is not read here", file.dtype().descr()))?;
         Ok(Self { shape, numbers: numbers.map_err(|e| e.to_string())? })
     }
 }
@@ -115,4 +115,11 @@ fn whole_of(bytes: &[u8]) -> Option<std::io::Result<Vec<i64>>> {
         .or_else(|| numbers::<u32, i64>(bytes))
         .or_else(|| numbers::<i32, i64>(bytes))
         .or_else(|| numbers::<i64, i64>(bytes))
+}
+
+/// Samples of a signal: numbers of any kind, in single precision.
+pub(super) fn real_of(bytes: &[u8]) -> Option<std::io::Result<Vec<f32>>> {
+    let whole = || whole_of(bytes).map(|numbers| Ok(numbers?.into_iter().map(|number| number as f32).collect()));
+    let double = || numbers::<f64, f64>(bytes).map(|numbers| Ok(numbers?.into_iter().map(|number| number as f32).collect()));
+    numbers::<f32, f32>(bytes).or_else(double).or_else(whole)
 }

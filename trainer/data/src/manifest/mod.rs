@@ -8,6 +8,7 @@ mod public;
 mod resplit;
 mod rows;
 mod series;
+mod signals;
 mod studies;
 mod voc;
 mod volumes;
@@ -22,10 +23,14 @@ use crate::inspect::{is_adni, malignancy_columns, read_table, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
 use crate::{nifti, source};
 
+pub(crate) use signals::{Columns as SignalColumns, columns as signal_columns};
+
 pub use resplit::{Added, Splitting, split};
 
 /// The file that is written.
 const NAME: &str = "manifest.csv";
+/// Samples of a window of a signal where nothing else is said.
+pub const WINDOW: usize = 2048;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +97,8 @@ pub struct Options {
     pub slices: Slices,
     /// A CSV table of labels for images, volumes, series or patients.
     pub labels: Option<PathBuf>,
+    /// Samples of a signal that become one picture.
+    pub window: usize,
     /// The share of patients that is set aside for testing where nothing says which.
     pub test: f64,
     /// Decides which patients these are.
@@ -100,13 +107,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { out: None, slices: Slices::All, labels: None, test: 0.2, seed: 0 }
+        Self { out: None, slices: Slices::All, labels: None, window: WINDOW, test: 0.2, seed: 0 }
     }
 }
 
 /// Writes `manifest.csv` for the data set in the folder `source`, or for the arrays of an `.npz` file beside it. Known are COVID-CT's lists,
 /// ChestX-ray14's table with its official lists, CheXpert's tables, ADNI's merged table, MedMNIST's arrays, nnU-Net's folders, Pascal VOC's,
-/// volumes of NIfTI and series of DICOM.
+/// volumes of NIfTI, series of DICOM, and tables of recordings.
 ///
 /// # Errors
 /// Nothing that is known lies there, a file cannot be read or written, or there is a manifest already.
@@ -145,6 +152,13 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     };
     if let Some(table) = tables.iter().filter(rated).min() {
         return studies::readers(source, table, options);
+    }
+    let recordings = |path: &&PathBuf| {
+        let table = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
+        table && read_table(path).is_ok_and(|(header, rows)| signals::columns(&header, &rows).is_some())
+    };
+    if let Some(table) = tables.iter().filter(recordings).min() {
+        return signals::signals(source, table, options);
     }
     let mut files = BTreeMap::new();
     walk(source, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;

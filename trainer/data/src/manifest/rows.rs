@@ -22,16 +22,16 @@ pub(super) struct Row {
 }
 
 /// All rows, and what their columns are.
-pub(super) struct Rows {
+pub(super) struct Rows<'a> {
     /// Findings with a column each; none where the one label is a class.
     pub(super) findings: Vec<String>,
     /// Names of other columns.
-    pub(super) more: Vec<&'static str>,
+    pub(super) more: Vec<&'a str>,
     pub(super) rows: Vec<Row>,
     pub(super) notes: Vec<String>,
 }
 
-impl Rows {
+impl Rows<'_> {
     /// Writes them, and says what a job would have to say. Columns are image, label or the findings, patient, split, and the others.
     ///
     /// # Errors
