@@ -24,5 +24,5 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
 /// Limits under which a run is fast.
 #[allow(dead_code, reason = "not each target decodes")]
 pub fn reading() -> Reading {
-    Reading { limits: Limits { side: 1024, pixels: 1 << 18, file: 1 << 20 }, windows: vec![] }
+    Reading { limits: Limits { side: 1024, pixels: 1 << 18, file: 1 << 20 }, enough: Some(32), ..Reading::default() }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use graft_crds::contract::TrainerFailure;
-use graft_data::inspect::{self, Inspection};
+use graft_data::inspect::{self, Column, Inspection, Kind, Layout};
 use graft_data::series::Series;
 
 use super::{Form, data_failure, json};
@@ -29,7 +29,12 @@ pub fn run(path: &Path, form: Form) -> Result<(), TrainerFailure> {
 
 fn text(seen: &Inspection) -> String {
     let patients = seen.patients.map_or(String::new(), |n| format!(", {n} patients"));
-    let mut lines = vec![format!("{}: {} images{patients}", seen.layout.name(), seen.images)];
+    let what = match seen.layout {
+        Layout::Measurements => "rows",
+        Layout::Signals => "recordings",
+        _ => "images",
+    };
+    let mut lines = vec![format!("{}: {} {what}{patients}", seen.layout.name(), seen.images)];
     let splits: BTreeSet<&String> = seen.counts.values().flat_map(|counts| counts.keys()).collect();
     // The usual order first, then the rest by name.
     let usual = ["train", "val", "validation", "test"];
@@ -44,6 +49,7 @@ fn text(seen: &Inspection) -> String {
         let row: String = splits.iter().map(|split| format!(" {:>10}", counts.get(*split).unwrap_or(&0))).collect();
         lines.push(format!("{class:<width$}{row}"));
     }
+    lines.extend(seen.columns.iter().map(column));
     for series in seen.series.iter().take(SERIES) {
         lines.push(line(series));
         lines.extend(series.faults.iter().map(|fault| format!("  fault: {fault}")));
@@ -52,6 +58,17 @@ fn text(seen: &Inspection) -> String {
     lines.extend(seen.notes.iter().map(|note| format!("note: {note}")));
     lines.extend(seen.snippet.iter().map(|snippet| format!("\n{}", snippet.trim_end())));
     lines.join("\n") + "\n"
+}
+
+fn column(column: &Column) -> String {
+    let kind = match column.kind {
+        Kind::Numeric { least, most } => format!("numbers from {least} to {most}"),
+        Kind::Categorical { levels } => format!("{levels} categories"),
+        Kind::Text => "text, which hardly repeats".into(),
+        Kind::Constant => "the same in each row".into(),
+    };
+    let missing = if column.missing > 0 { format!(", missing in {} rows", column.missing) } else { String::new() };
+    format!("column {:?}: {kind}{missing}", column.name)
 }
 
 fn line(series: &Series) -> String {

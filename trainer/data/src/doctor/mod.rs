@@ -4,7 +4,7 @@
 //! fingerprints and labels.
 
 mod fingerprint;
-mod logistic;
+pub(crate) mod logistic;
 mod near;
 mod report;
 mod sheet;

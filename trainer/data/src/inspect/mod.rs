@@ -2,6 +2,7 @@
 //! looks at names, headers and lists, at pixels only of one slice in a series of DICOM, and shows no value of a column that may identify a person.
 
 mod lists;
+mod measurements;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use crate::error::{DataError, Finding, Reason};
 use crate::nifti;
 use crate::series::{self, Series};
 use crate::source::{self, EXTENSIONS, is_image, list};
+
+pub use measurements::{Column, Kind};
 
 use lists::{covid_ct, nn_unet, voc};
 pub(crate) use lists::{covid_ct_lists, nn_unet_cases, voc_classes, voc_lists};
@@ -95,6 +98,9 @@ pub struct Inspection {
     /// Series of DICOM slices, where no table or list says what lies there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
+    /// Columns of a table of measurements, but the label and whose row it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<Column>,
     /// What one should know before using it.
     pub notes: Vec<String>,
     /// `spec.data` for a job; none where no job can use the layout as it is.
@@ -103,7 +109,7 @@ pub struct Inspection {
 
 impl Inspection {
     fn new(layout: Layout) -> Self {
-        Self { layout, images: 0, patients: None, counts: BTreeMap::new(), series: Vec::new(), notes: Vec::new(), snippet: None }
+        Self { layout, images: 0, patients: None, counts: BTreeMap::new(), series: Vec::new(), columns: Vec::new(), notes: Vec::new(), snippet: None }
     }
 
     fn count(&mut self, class: &str, split: &str) {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use super::measurements::measurements;
 use super::{Inspection, Layout, unreadable};
 use crate::error::{DataError, Finding, Reason};
 use crate::manifest::{SignalColumns, signal_columns};
@@ -224,35 +225,4 @@ pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
     let high = sorted.get(sorted.len() / 2)?;
     let low = sorted.get(sorted.len().saturating_sub(1) / 2)?;
     Some((low + high) / 2.0)
-}
-
-/// A table without images. Its rows may be several of one subject, also where no column says who that is: names that differ only in the
-/// number at their end.
-fn measurements(header: &[String], rows: &[csv::StringRecord], label: usize) -> Inspection {
-    let mut seen = Inspection::new(Layout::Measurements);
-    seen.images = rows.len();
-    rows.iter().for_each(|row| seen.count(row.get(label).unwrap_or_default().trim(), "all"));
-    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
-    let named = column(&["patient", "patient_id", "subject", "subject_id", "subject#", "id", "name"]);
-    if let Some(named) = named {
-        let subject = |name: &str| match name.rsplit_once('_').filter(|(_, number)| number.parse::<u32>().is_ok()) {
-            Some((subject, _)) => subject.to_owned(),
-            None => name.to_owned(),
-        };
-        let subjects = |of: &dyn Fn(&str) -> String| rows.iter().filter_map(|row| Some(of(row.get(named)?.trim()))).collect::<BTreeSet<_>>().len();
-        let (plain, short) = (subjects(&str::to_owned), subjects(&subject));
-        // A number at the end says something only if names share what is before it.
-        let count = if 2 * short <= plain { short } else { plain };
-        seen.patients = Some(count);
-        if count < rows.len() {
-            let by = if count < plain { ", without the number at its end," } else { "" };
-            seen.notes.push(format!(
-                "{} rows are of {count} subjects by column {:?}{by} so that a split of rows would put a subject into training and testing",
-                rows.len(),
-                header[named]
-            ));
-        }
-    }
-    seen.notes.push("there are no images: jobs train on images only".into());
-    seen
 }
