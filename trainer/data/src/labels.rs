@@ -84,8 +84,8 @@ impl<'a> LabelColumns<'a> {
                 let mut findings = Vec::with_capacity(columns.len());
                 for index in columns {
                     findings.push(match at(*index) {
-                        "1" | "1.0" => Some(true),
-                        "0" | "0.0" => Some(false),
+                        "1" | "1.0" | "true" | "True" => Some(true),
+                        "0" | "0.0" | "false" | "False" => Some(false),
                         "" | "-1" | "-1.0" => None,
                         other => return Told::Odd(format!("{other:?}")),
                     });
@@ -162,6 +162,7 @@ mod tests {
         let said = |row: [&str; 5]| columns.told(&csv::StringRecord::from(row.to_vec()));
         assert_eq!(said(["a.jpg", "1.0", "-1.0", "F", ""]), Told::Findings("Edema?|Mass|Pleural Thickening?".into(), vec![None, Some(true), None]));
         assert_eq!(said(["a.jpg", "0", "1", "F", "0.0"]), Told::Findings("Edema".into(), vec![Some(true), Some(false), Some(false)]));
+        assert_eq!(said(["a.jpg", "true", "False", "F", "0"]), Told::Findings("Mass".into(), vec![Some(false), Some(true), Some(false)]));
         assert_eq!(said(["a.jpg", "yes", "1", "F", "0"]), Told::Odd("\"yes\"".into()));
         assert!(LabelColumns::each(&["Mass", "Edema"], &classes).is_none());
     }

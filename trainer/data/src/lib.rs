@@ -30,6 +30,7 @@ pub mod series;
 mod source;
 mod spectrogram;
 pub mod split;
+mod table;
 
 pub use dataset::{Dataset, Sample, Split};
 pub use decode::{DecodeError, Geometry, Limits, Reading, decode, fit};
@@ -39,3 +40,4 @@ pub use error::{DataError, Finding, Reason, nearest, pseudonym};
 pub use loader::{DecodeCache, FileDigest, Loader};
 pub use phi::shows_person;
 pub use source::{EXTENSIONS, local_path, locate, named, named_as_image};
+pub use table::named_as_table;

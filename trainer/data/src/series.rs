@@ -15,6 +15,8 @@ use crate::source::is_dicom;
 
 /// Cosines that differ by less are those of one orientation.
 const ALIKE: f64 = 1e-3;
+/// A file that says it has more frames than this is not believed.
+const FRAMES: u32 = 1 << 16;
 /// Distances that differ by less than this part are equal.
 const EVEN: f64 = 0.1;
 
@@ -59,15 +61,33 @@ struct Header {
     announced: Option<usize>,
 }
 
+/// A file of several frames, which are in order already.
+pub(crate) struct Film {
+    pub(crate) file: String,
+    pub(crate) frames: usize,
+    /// As those of [`Series`].
+    pub(crate) uid: String,
+    pub(crate) patient: Option<String>,
+}
+
 /// The series among these files, `(name, path)`, in the order of their first files' names. What is no DICOM is passed over; so is a
-/// file of several frames, whose frames are in order already.
+/// file of several frames.
 #[must_use]
 pub fn read(files: &[(String, PathBuf)]) -> Vec<Series> {
+    read_all(files).0
+}
+
+/// The series as [`read`] has them, and the files of several frames by name.
+pub(crate) fn read_all(files: &[(String, PathBuf)]) -> (Vec<Series>, Vec<Film>) {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let headers = parallel::map(files.len(), threads, |index| header(&files[index].0, &files[index].1));
-    let mut series: BTreeMap<String, Vec<Header>> = BTreeMap::new();
-    for header in headers.into_iter().flatten().filter(|header| header.frames == 1) {
-        series.entry(header.uid.clone()).or_default().push(header);
+    let (mut series, mut films): (BTreeMap<String, Vec<Header>>, Vec<Film>) = Default::default();
+    for header in headers.into_iter().flatten() {
+        match header.frames {
+            1 => series.entry(header.uid.clone()).or_default().push(header),
+            2..=FRAMES => films.push(Film { file: header.file, frames: header.frames as usize, uid: header.uid, patient: header.patient }),
+            _ => {}
+        }
     }
     let mut series: Vec<Vec<Header>> = series.into_values().collect();
     series.sort_by(|a, b| a[0].file.cmp(&b[0].file));
@@ -76,7 +96,7 @@ pub fn read(files: &[(String, PathBuf)]) -> Vec<Series> {
         let middle = paths.get(series.slices.get(series.slices.len() / 2)?.as_str())?;
         grey_values(&std::fs::read(middle).ok()?).ok().map(|[least, most, _]| [least, most])
     };
-    series.into_iter().map(put_in_order).map(|series| Series { values: values(&series), ..series }).collect()
+    (series.into_iter().map(put_in_order).map(|series| Series { values: values(&series), ..series }).collect(), films)
 }
 
 /// The SeriesInstanceUID (0020,000E) that a file names.

@@ -1,4 +1,4 @@
-//! Reads one source, class folders or a CSV manifest, into records. It assumes nothing about the files it lists and
+//! Reads one source, class folders or a manifest, into records. It assumes nothing about the files it lists and
 //! never opens an image; everything that is wrong becomes a finding, and reading goes on where it can.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use graft_crds::spec::{DataColumns, DataSet};
 
 use crate::error::{Finding, Reason, nearest};
 use crate::labels::{Known, LabelColumns, Labels, Told};
-use crate::{dicom, nifti, phi};
+use crate::{dicom, nifti, phi, table};
 
 /// Extensions of image files in class folders, in lower case.
 pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "dcm", "dicom", "nii", "nii.gz"];
@@ -102,7 +102,8 @@ pub fn named_as_image(key: &str) -> bool {
 #[must_use]
 pub fn named(manifest: &Path, input: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let Ok(mut reader) = csv::ReaderBuilder::new().flexible(true).from_path(manifest) else { return names };
+    let Ok(text) = table::text(manifest) else { return names };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_slice());
     let column = reader.headers().ok().and_then(|header| header.iter().position(|name| name.trim() == input));
     let Some(column) = column else { return names };
     for row in reader.into_records().map_while(Result::ok) {
@@ -142,7 +143,7 @@ pub(crate) fn read(set: &DataSet, columns: &DataColumns, labels: Labels<'_>, fie
         (None, Labels::Class) => read_folders(root, field, findings),
         (None, Labels::Findings(_) | Labels::Number) => {
             let what = format!("{field}.manifest is missing: this task needs a manifest, a class folder gives each image a class");
-            findings.push(Finding::new(Reason::DataNotFound, what, vec![], format!("name a CSV file of {} there", root.display())));
+            findings.push(Finding::new(Reason::DataNotFound, what, vec![], format!("name a CSV or Parquet file of {} there", root.display())));
             Vec::new()
         }
     }
@@ -158,7 +159,7 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
         findings.push(Finding::new(Reason::DataNotFound, format!("{field}.manifest: {} does not exist", path.display()), vec![], remedy));
         return Vec::new();
     }
-    let text = match fs::read(path) {
+    let text = match table::text(path) {
         Ok(text) => text,
         Err(error) => {
             findings.push(unreadable(path, error));

@@ -218,14 +218,20 @@ fn arrays_of_medmnist_become_files() {
         });
         images.into_iter().chain(own).collect::<Vec<_>>()
     };
-    let file = root.path().join("pneumoniamnist.npz");
+    let file = root.path().join("lungs.npz");
     npz(&file, &members(&|n| (0..n).map(|i| (i % 2) as u8).collect()));
     let written = manifest::write(&file, &Options::default()).unwrap();
     let read = load(&written.snippet);
     assert_eq!((Split::ALL.map(|split| read.split(split).len()), read.classes.as_slice()), ([8, 2, 2], ["0".to_owned(), "1".to_owned()].as_slice()));
-    let image = image::open(root.path().join("pneumoniamnist/images/val/000001.png")).unwrap().into_luma8();
+    let image = image::open(root.path().join("lungs/images/val/000001.png")).unwrap().into_luma8();
     assert_eq!((image.dimensions(), image.as_raw().as_slice()), ((3, 2), [6u8, 7, 8, 9, 10, 11].as_slice()));
     assert!(manifest::write(&file, &Options::default()).unwrap_err().to_string().contains("is there already"));
+    // Under a name of MedMNIST's it is not what they publish.
+    let theirs = root.path().join("pneumoniamnist.npz");
+    fs::copy(&file, &theirs).unwrap();
+    let error = manifest::write(&theirs, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("pneumoniamnist.npz has the MD5 ") && error.contains("28209eda62fecd6e6a2d98b1501bb15f"), "{error}");
+    assert!(error.contains("fetch it anew") && !root.path().join("pneumoniamnist").exists(), "{error}");
 
     npz(&file, &members(&|n| (0..n).flat_map(|i| [(i % 2) as u8, 1 - (i % 2) as u8, 1]).collect()));
     let read = load(&manifest::write(&file, &into(root.path().join("out"))).unwrap().snippet);

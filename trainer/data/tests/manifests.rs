@@ -9,6 +9,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use common::real;
+use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::mem::InMemDicomObject;
+use dicom_object::meta::FileMetaTableBuilder;
 use graft_data::inspect::{Layout, inspect};
 use graft_data::manifest::{self, Options, Slices, Splitting, Written};
 use graft_data::{Dataset, Reading, Split, decode};
@@ -96,6 +100,53 @@ fn series_are_rows_in_the_order_of_places_without_ids() {
     assert_eq!(written_rows.len(), 6);
     assert!(written_rows.iter().all(|row| row["patient"].starts_with("patient#") || row["patient"].starts_with("series#")), "{written_rows:?}");
     assert!(written_rows.iter().all(|row| row["series"].starts_with("series#") && (row["image"].starts_with("p001/") == (row["label"] == "covid"))));
+}
+
+/// A file of so many frames of 4 × 4 pixels.
+fn film(path: &Path, series: &str, frames: u32) {
+    let mut object = InMemDicomObject::new_empty();
+    let mut put = |tag, vr, value: PrimitiveValue| drop(object.put(DataElement::new(tag, vr, value)));
+    put(tags::SOP_CLASS_UID, VR::UI, uids::ULTRASOUND_MULTI_FRAME_IMAGE_STORAGE.into());
+    put(tags::SOP_INSTANCE_UID, VR::UI, "1.2.3".into());
+    put(tags::SERIES_INSTANCE_UID, VR::UI, series.into());
+    put(tags::PATIENT_ID, VR::LO, "P-77".into());
+    for (tag, value) in [
+        (tags::SAMPLES_PER_PIXEL, 1u16),
+        (tags::ROWS, 4),
+        (tags::COLUMNS, 4),
+        (tags::BITS_ALLOCATED, 8),
+        (tags::BITS_STORED, 8),
+        (tags::HIGH_BIT, 7),
+        (tags::PIXEL_REPRESENTATION, 0),
+    ] {
+        put(tag, VR::US, value.into());
+    }
+    put(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2".into());
+    put(tags::NUMBER_OF_FRAMES, VR::IS, frames.to_string().into());
+    let pixels: Vec<u8> = (0..frames.min(9)).flat_map(|frame| (0..16).map(move |i| ((i + 5 * frame) % 16) as u8)).collect();
+    put(tags::PIXEL_DATA, VR::OB, PrimitiveValue::U8(pixels.into()));
+    let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    object.with_meta(meta).unwrap().write_to_file(path).unwrap();
+}
+
+#[test]
+fn frames_of_a_file_are_rows() {
+    let root = tempfile::tempdir().unwrap();
+    film(&root.path().join("us/a.dcm"), "1.2.3.4", 6);
+    film(&root.path().join("us/b.dcm"), "1.2.3.5", 2);
+    film(&root.path().join("us/c.dcm"), "1.2.3.6", 2_000_000_000);
+    put(&root.path().join("labels.csv"), b"image,label,split\nus/a.dcm,cyst,train\nus/b.dcm,none,test\n");
+    let labels = Some(root.path().join("labels.csv"));
+    let written = manifest::write(root.path(), &Options { labels, ..slices("every:2") }).unwrap();
+    assert!(written.notes.iter().any(|note| note.starts_with("1 files are no slices of a series")), "{:?}", written.notes);
+    let all = rows(&written);
+    let own: Vec<[&str; 3]> = all.iter().map(|row| ["image", "slice", "label"].map(|name| row[name].as_str())).collect();
+    assert_eq!(own, [["us/a.dcm#0", "0", "cyst"], ["us/a.dcm#2", "2", "cyst"], ["us/a.dcm#4", "4", "cyst"], ["us/b.dcm#0", "0", "none"]]);
+    assert!(all.iter().all(|row| row["patient"].starts_with("patient#") && row["series"].starts_with("series#") && row["position"].is_empty()));
+    let bytes = fs::read(root.path().join("us/a.dcm")).unwrap();
+    let [first, third] = [0, 2].map(|frame| decode(&bytes, Some(frame), &Reading::default()).unwrap());
+    assert_ne!(first, third);
 }
 
 #[test]
@@ -272,6 +323,53 @@ fn tables_of_studies_and_measurements_say_whose_rows_they_are() {
     assert_eq!((seen.layout, seen.images, seen.patients), (Layout::Measurements, 569, Some(569)));
     let seen = inspect(&data.join("tables/lidc_meta_info.csv.gz")).unwrap();
     assert_eq!((seen.layout, seen.patients.is_some_and(|patients| patients > 800)), (Layout::Malignancy, true));
+    // The list of nodules has no header. Counted by awk from its columns 2, 18 to 21 and 30.
+    let seen = inspect(&data.join("tables/lidc_malignancy.csv.gz")).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.patients), (Layout::Malignancy, 2635, Some(868)));
+    let counts = ["benign", "indeterminate", "malignant", "not rated"].map(|class| seen.counts[class]["all"]);
+    assert_eq!(counts, [1348, 640, 644, 3]);
+    assert!(seen.notes[0].starts_with("1869 nodules are rated by several readers, 1148 of them differently"), "{:?}", seen.notes);
+}
+
+#[test]
+fn the_list_of_nodules_without_a_header_tells_who_agrees() {
+    let Some(data) = real("the_list_of_nodules_without_a_header_tells_who_agrees", "tables/lidc_malignancy.csv.gz") else { return };
+    let root = tempfile::tempdir().unwrap();
+    symlink(data, root.path().join("lidc_malignancy.csv.gz")).unwrap();
+    let names = ["0001_3000566_1", "0002_3000522_1", "0003_3000611_4", "0005_3000548_1", "0390_5437_2", "0762_2_7", "0101_3192_1"];
+    names.iter().for_each(|name| put(&root.path().join(format!("crops/LIDC-IDRI-{name}.png")), b""));
+    let nothing = manifest::write(root.path(), &Options::default()).unwrap_err().to_string();
+    assert!(nothing.contains("2635 images of the table are not there"), "names are those of the folder: {nothing}");
+    names.iter().for_each(|name| {
+        fs::rename(root.path().join(format!("crops/LIDC-IDRI-{name}.png")), root.path().join(format!("LIDC-IDRI-{name}.png"))).unwrap()
+    });
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
+    let own: BTreeMap<String, String> = rows(&written)
+        .iter()
+        .map(|row| (row["image"].clone(), ["label", "malignancy", "disagreement", "readings"].map(|name| row[name].clone()).join(" ")))
+        .collect();
+    let own: Vec<&str> = own.values().map(String::as_str).collect();
+    assert_eq!(own, ["malignant 4.75 1 4", "malignant 4.5 1 2", "benign 2 0 1", "benign 2.75 1 4", "benign 1 0 4"]);
+    assert!(written.notes.iter().any(|note| note.starts_with("2 images are rated 3 or not at all")), "{:?}", written.notes);
+    assert!(written.notes.iter().any(|note| note.contains("at the least")), "{:?}", written.notes);
+}
+
+/// A random split of its images puts four of five test images' patients into training (`chest_xray14_says_what_a_random_split_would_leak`).
+#[test]
+fn a_split_of_chest_xray14_by_patient_leaks_none() {
+    let Some(source) = real("a_split_of_chest_xray14_by_patient_leaks_none", "tables/Data_Entry_2017_v2020.csv.gz") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("split.csv");
+    let how = Splitting { labels: vec!["Finding Labels".into()], patient: Some("Patient ID".into()), test: Some(0.2), ..Splitting::default() };
+    manifest::split(&source, &out, &how).unwrap();
+    let mut splits: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut test = 0;
+    for row in csv::Reader::from_path(&out).unwrap().deserialize::<BTreeMap<String, String>>().map(Result::unwrap) {
+        test += usize::from(row["split"] == "test");
+        splits.entry(row["Patient ID"].clone()).or_default().insert(row["split"].clone());
+    }
+    assert_eq!((splits.len(), splits.values().filter(|own| own.len() > 1).count()), (30_805, 0));
+    assert!((20_000..25_000).contains(&test), "{test} of 112120 images are for testing");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod lists;
 mod measurements;
+pub(crate) mod nodules;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -14,11 +15,13 @@ use crate::error::{DataError, Finding, Reason};
 use crate::nifti;
 use crate::series::{self, Series};
 use crate::source::{self, EXTENSIONS, is_image, list};
+use crate::table::named_as_table;
 
 pub use measurements::{Column, Kind};
 
 use lists::{covid_ct, nn_unet, voc};
 pub(crate) use lists::{covid_ct_lists, nn_unet_cases, voc_classes, voc_lists};
+pub use tables::images_of;
 use tables::table;
 pub(crate) use tables::{is_adni, malignancy_columns, malignant, median, read_table};
 
@@ -34,7 +37,7 @@ pub enum Layout {
     ClassFolders,
     /// Folders train, val and test, each with one folder per class.
     SplitClassFolders,
-    /// A CSV table of images and labels.
+    /// A table of images and labels, of CSV or Parquet.
     Manifest,
     /// ChestX-ray14's `Data_Entry_2017_v2020.csv`.
     ChestXray14,
@@ -67,7 +70,7 @@ impl Layout {
         match self {
             Self::ClassFolders => "class folders",
             Self::SplitClassFolders => "class folders by split",
-            Self::Manifest => "CSV manifest",
+            Self::Manifest => "manifest",
             Self::ChestXray14 => "ChestX-ray14 table",
             Self::CheXpert => "CheXpert table",
             Self::CovidCt => "COVID-CT name lists",
@@ -117,7 +120,14 @@ impl Inspection {
     }
 }
 
-/// Recognises what lies at `path`, a folder or a CSV table (also gzipped).
+/// Whether a file below a folder is one that [`inspect`] reads, by its name: of all others it only sees that they are there.
+#[must_use]
+pub fn is_read(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or(key).to_lowercase();
+    named_as_table(&name) || name.rsplit_once('.').is_none_or(|(_, extension)| ["txt", "json", "xml", "dcm", "dicom"].contains(&extension))
+}
+
+/// Recognises what lies at `path`, a folder or a table of CSV (also gzipped) or Parquet.
 ///
 /// # Errors
 /// `DataNotFound`, `DataUnreadable`, or no layout that is known.
@@ -127,7 +137,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
     }
     if !path.is_dir() {
         let what = format!("{} does not exist", path.display());
-        return Err(DataError::one(Finding::new(Reason::DataNotFound, what, vec![], "name a folder or a CSV table")));
+        return Err(DataError::one(Finding::new(Reason::DataNotFound, what, vec![], "name a folder or a table")));
     }
     let has = |names: &[&str]| names.iter().all(|name| path.join(name).exists());
     if has(&["imagesTr", "dataset.json"]) {
@@ -140,7 +150,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
         return covid_ct(path);
     }
     let names = list(path).map_err(|error| unreadable(path, error))?;
-    let tables: Vec<_> = names.iter().filter(|(name, path)| name.to_lowercase().ends_with(".csv") && path.is_file()).collect();
+    let tables: Vec<_> = names
+        .iter()
+        .filter(|(name, path)| (name.to_lowercase().ends_with(".csv") || name.to_lowercase().ends_with(".parquet")) && path.is_file())
+        .collect();
     let chosen = tables.iter().find(|(name, _)| name.to_lowercase().contains("manifest")).or(if tables.len() == 1 { tables.first() } else { None });
     // A table of labels beside series or volumes says what these show, and not how they are laid out.
     let beside = match chosen.map(|(_, table_path)| table(table_path, path)) {

@@ -1,27 +1,37 @@
 //! Tables of images and labels, of studies, and of readers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use super::measurements::measurements;
-use super::{Inspection, Layout, unreadable};
+use super::{Inspection, Layout, nodules, unreadable};
 use crate::error::{DataError, Finding, Reason};
 use crate::manifest::{SignalColumns, signal_columns};
+use crate::source::named;
+use crate::table::text as table_text;
 
-/// A table that unpacks to more is no table of images.
-const TABLE_LIMIT: u64 = 1 << 30;
+/// Columns that name images.
+const IMAGE: [&str; 6] = ["image", "input", "path", "file", "filename", "image_path"];
 
-/// A table with its header, from a file that may be gzipped.
+/// A table with its header, from a file that may be gzipped, or of Parquet. LIDC's table of nodules, which has no header, gets one.
 pub(crate) fn read_table(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), DataError> {
-    let file = fs::File::open(path).map_err(|error| unreadable(path, error))?;
-    let gzipped = path.extension().is_some_and(|e| e == "gz");
-    let text: Box<dyn Read> = if gzipped { Box::new(flate2::read::GzDecoder::new(file)) } else { Box::new(file) };
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.take(TABLE_LIMIT));
-    let header = reader.headers().map_err(|error| unreadable(path, error))?.iter().map(|name| name.trim().to_owned()).collect();
+    let text = table_text(path).map_err(|error| unreadable(path, error))?;
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_slice());
+    let header = reader.headers().map_err(|error| unreadable(path, error))?.clone();
     let rows = reader.records().collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(path, error))?;
-    Ok((header, rows))
+    if nodules::recognised(&header) {
+        return Ok(nodules::with_header(std::iter::once(header).chain(rows)));
+    }
+    Ok((header.iter().map(|name| name.trim().to_owned()).collect(), rows))
+}
+
+/// The files that a table names in the column of images; none where it has no such column.
+#[must_use]
+pub fn images_of(path: &Path) -> BTreeSet<String> {
+    let Ok((header, _)) = read_table(path) else { return BTreeSet::new() };
+    let names = IMAGE.into_iter().chain(["Image Index"]);
+    let column = names.filter_map(|name| header.iter().find(|column| column.eq_ignore_ascii_case(name))).next();
+    column.map_or_else(BTreeSet::new, |column| named(path, column))
 }
 
 pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
@@ -37,12 +47,12 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
         return Ok(adni(&rows, patient, visit, label));
     }
     if let Some(columns) = malignancy_columns(&header) {
-        return Ok(malignancy(&rows, columns));
+        return Ok(if nodules::named(&header) { nodules::nodules(&rows) } else { malignancy(&rows, columns) });
     }
     if let Some(columns) = signal_columns(&header, &rows) {
         return Ok(recordings(&rows, &columns, root));
     }
-    let image = column(&["image", "input", "path", "file", "filename", "image_path"]);
+    let image = column(&IMAGE);
     let label = column(&["label", "class", "diagnosis", "target", "condition"]);
     if image.is_none()
         && let Some(label) = label.or_else(|| column(&["status", "outcome", "chd"]))

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use image::{GrayImage, RgbImage};
 
-use super::{Written, refused, save, snippet, unwritable, vacant};
+use super::{Written, medmnist, refused, save, snippet, unwritable, vacant};
 use crate::error::{DataError, Reason};
 use crate::inspect::unreadable;
 
@@ -17,6 +17,7 @@ const ARRAY_LIMIT: u64 = 1 << 34;
 /// for K findings; the same for val and test.
 pub(super) fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
     vacant(folder)?;
+    let mut notes: Vec<String> = medmnist::check(file)?.into_iter().collect();
     let odd = |what: String| refused(Reason::DataUnreadable, format!("{}: {what}", file.display()), "take MedMNIST's files as they are handed out");
     let bytes = fs::File::open(file).map_err(|e| unreadable(file, e))?;
     let mut archive = zip::ZipArchive::new(bytes).map_err(|e| odd(format!("no .npz archive: {e}")))?;
@@ -68,7 +69,7 @@ pub(super) fn arrays(file: &Path, folder: &Path) -> Result<Written, DataError> {
     }
     let answers: Vec<&str> = if findings.is_empty() { vec!["label"] } else { findings.iter().map(String::as_str).collect() };
     let manifest = save(folder, &[&["image", "split"], &answers[..]].concat(), &rows)?;
-    let notes = vec!["the arrays name no patients, and classes by number only: see the data set's page for their names".to_owned()];
+    notes.push("the arrays name no patients, and classes by number only: see the data set's page for their names".to_owned());
     let label = if findings.is_empty() { "    label: label\n" } else { "" };
     Ok(Written { manifest, rows: rows.len(), notes, snippet: snippet(folder, &findings, label, false) })
 }

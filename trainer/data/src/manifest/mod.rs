@@ -3,6 +3,7 @@
 
 mod answers;
 mod arrays;
+mod medmnist;
 mod nnunet;
 mod public;
 mod resplit;
@@ -21,6 +22,7 @@ use std::str::FromStr;
 use crate::error::{DataError, Finding, Reason};
 use crate::inspect::{is_adni, malignancy_columns, read_table, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
+use crate::table::named_as_table;
 use crate::{nifti, source};
 
 pub(crate) use signals::{Columns as SignalColumns, columns as signal_columns};
@@ -148,7 +150,7 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     }
     let rated = |path: &&PathBuf| {
         let name = path.to_string_lossy().to_lowercase();
-        (name.ends_with(".csv") || name.ends_with(".csv.gz")) && read_table(path).is_ok_and(|(header, _)| malignancy_columns(&header).is_some())
+        named_as_table(&name) && read_table(path).is_ok_and(|(header, _)| malignancy_columns(&header).is_some())
     };
     if let Some(table) = tables.iter().filter(rated).min() {
         return studies::readers(source, table, options);

@@ -110,7 +110,8 @@ fn strata(rows: &[csv::StringRecord], labels: &[usize]) -> Vec<Vec<String>> {
         return rows.iter().map(|row| at(row, only).split('|').map(|name| name.trim().to_owned()).collect()).collect();
     }
     let shown = |row: &csv::StringRecord| {
-        let own: Vec<String> = labels.iter().filter(|index| ["1", "1.0"].contains(&at(row, **index).as_str())).map(ToString::to_string).collect();
+        let own: Vec<String> =
+            labels.iter().filter(|index| ["1", "1.0", "true", "True"].contains(&at(row, **index).as_str())).map(ToString::to_string).collect();
         if own.is_empty() { vec!["none".to_owned()] } else { own }
     };
     rows.iter().map(shown).collect()
@@ -148,6 +149,9 @@ fn without(patients: &[String], sites: &[String]) -> Result<Vec<(String, Vec<&'s
 fn save(out: &Path, header: &[String], rows: &[csv::StringRecord], columns: &[(String, Vec<&str>)]) -> Result<(), DataError> {
     if out.exists() {
         return Err(refused(Reason::DataUnreadable, format!("{} is there already", out.display()), "remove it, or name another file"));
+    }
+    if out.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+        return Err(refused(Reason::DataUnreadable, format!("{} would hold CSV", out.display()), "name a .csv file"));
     }
     let names: Vec<&str> = header.iter().map(String::as_str).chain(columns.iter().map(|(name, _)| name.as_str())).collect();
     let record = |index: usize| -> Vec<&str> {

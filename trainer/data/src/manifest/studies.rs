@@ -7,6 +7,7 @@ use super::answers::stem;
 use super::rows::{Row, Rows};
 use super::{Options, Written, refused};
 use crate::error::{DataError, Reason, pseudonym};
+use crate::inspect::nodules::{self, least_distance};
 use crate::inspect::{malignancy_columns, malignant, median, read_table, unreadable};
 use crate::nifti;
 use crate::source::{DEPTH_LIMIT, walk};
@@ -92,7 +93,7 @@ fn ptid_in(name: &str) -> Option<&str> {
 }
 
 /// One row for each image with the median of its ratings, from 1 to 5, and how far they are apart. Above 3 is malignant, below 3 benign;
-/// images whose median is 3 say neither and are left out.
+/// images whose median is 3 say neither and are left out. Of LIDC's list of nodules it is the mean, and how far they are apart at the least.
 pub(super) fn readers(root: &Path, table: &Path, options: &Options) -> Result<Written, DataError> {
     let (header, entries) = read_table(table)?;
     let missing = || refused(Reason::ColumnNotFound, format!("{}:1: no columns of images, patients and malignancy", table.display()), "name them so");
@@ -104,11 +105,14 @@ pub(super) fn readers(root: &Path, table: &Path, options: &Options) -> Result<Wr
         let folder = key.rsplit_once('/').map_or(0, |(folder, _)| folder.len() + 1);
         known.insert(&key[..folder + stem(&key[folder..]).len()], key);
     }
+    let means = nodules::named(&header);
+    let mut readers: HashMap<&str, usize> = HashMap::new();
     let mut readings: BTreeMap<&str, (&str, Vec<f64>)> = BTreeMap::new();
     for entry in &entries {
         let at = |index: usize| entry.get(index).unwrap_or_default().trim();
         let own = readings.entry(at(image)).or_insert_with(|| (at(patient), Vec::new()));
         own.1.extend(at(rating).parse::<f64>().ok());
+        readers.extend(nodules::rating(entry).filter(|_| means).map(|(count, _)| (at(image), count)));
     }
     let (mut rows, mut absent, mut neither) = (Vec::new(), 0, 0);
     for (name, (patient, mut ratings)) in readings {
@@ -124,11 +128,15 @@ pub(super) fn readers(root: &Path, table: &Path, options: &Options) -> Result<Wr
             neither += 1;
             continue;
         };
-        let more = vec![median.to_string(), (most - least).to_string(), ratings.len().to_string()];
+        let (distance, count) = readers.get(name).map_or((most - least, ratings.len()), |count| (least_distance(median), *count));
+        let more = vec![median.to_string(), distance.to_string(), count.to_string()];
         rows.push(Row { image: (*file).to_owned(), patient: pseudonym(patient), labels: vec![class.into()], split: None, more });
     }
     let counts = [(absent, "images of the table are not there, and were left out"), (neither, "images are rated 3 or not at all, and were left out")];
-    let notes = counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let mut notes: Vec<String> = counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if means {
+        notes.push("the table has the means of ratings: the column disagreement is how far they are apart at the least, 0 or 1".into());
+    }
     Rows { findings: vec![], more: vec!["malignancy", "disagreement", "readings"], rows, notes }.write(root, options)
 }
 
