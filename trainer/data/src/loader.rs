@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -82,6 +83,13 @@ struct Checked {
     place: Option<Place>,
 }
 
+/// A file that was read, and its digest.
+struct Whole {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    digest: FileDigest,
+}
+
 struct Shared {
     samples: Vec<Sample>,
     geometry: Geometry,
@@ -91,6 +99,10 @@ struct Shared {
     checked: OnceLock<Vec<Checked>>,
     /// Images that [`Shared::examine`] found decoded on the disk.
     found: AtomicUsize,
+    /// How many files were read for it.
+    read: AtomicUsize,
+    /// The file of several slices that was read last: its slices mostly follow each other.
+    last: Mutex<Option<Arc<Whole>>>,
     /// Images asked for: `None` while a worker is at it.
     slots: Mutex<HashMap<usize, Option<Result<Pixels, String>>>>,
     ready: Condvar,
@@ -131,18 +143,38 @@ impl Shared {
         self.checked(index)?.place.as_ref()
     }
 
+    /// The file of a sample that is examined; one of several slices is read and hashed once, as long as they follow each other.
+    fn whole(&self, sample: &Sample) -> Result<Arc<Whole>, DecodeError> {
+        let read = || {
+            self.read.fetch_add(1, Ordering::Relaxed);
+            let bytes = read_file(&sample.path, self.reading.limits)?;
+            let digest = Sha256::digest(&bytes).into();
+            Ok(Arc::new(Whole { path: sample.path.clone(), bytes, digest }))
+        };
+        if sample.slice.is_none() {
+            return read();
+        }
+        let mut last = lock(&self.last);
+        if let Some(whole) = last.as_ref().filter(|whole| whole.path == sample.path) {
+            return Ok(whole.clone());
+        }
+        // The one before goes first: two volumes need not fit into memory.
+        *last = None;
+        Ok(last.insert(read()?).clone())
+    }
+
     /// Measures an image and keeps it decoded; its file is read in any case, its pixels only where they are not on the disk.
     fn examine(&self, index: usize) -> Result<Fingerprint, String> {
         let print = guarded(|| {
             let sample = &self.samples[index];
-            let bytes = read_file(&sample.path, self.reading.limits)?;
-            let digest = Sha256::digest(&bytes).into();
+            let whole = self.whole(sample)?;
+            let (bytes, digest) = (&whole.bytes, whole.digest);
             let disk = self.cache.disk.as_deref();
             if let Some(print) = disk.and_then(|disk| disk.look(digest, sample.slice)) {
                 self.found.fetch_add(1, Ordering::Relaxed);
                 return Ok(print);
             }
-            let (print, image) = Fingerprint::measure(digest, decode_picture(&bytes, sample.slice, &self.reading)?)?;
+            let (print, image) = Fingerprint::measure(digest, decode_picture(bytes, sample.slice, &self.reading)?)?;
             let pixels = self.fitted(image)?;
             match disk {
                 Some(disk) if disk.trouble().is_none() => disk.put(&print, sample.slice, &pixels),
@@ -180,9 +212,9 @@ impl Loader {
     /// A loader over `samples` with `threads` decoding threads, at least one.
     #[must_use]
     pub fn new(samples: Vec<Sample>, geometry: Geometry, reading: Reading, threads: usize, cache: DecodeCache) -> Self {
-        let (checked, found, slots, ready) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default(), Condvar::new());
+        let (checked, found, read, slots, ready) = (OnceLock::new(), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::default(), Condvar::new());
         let reading = Reading { enough: Some(geometry.enough()), ..reading };
-        let shared = Arc::new(Shared { samples, geometry, reading, cache, checked, found, slots, ready });
+        let shared = Arc::new(Shared { samples, geometry, reading, cache, checked, found, read, last: Mutex::default(), slots, ready });
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let workers =
@@ -228,6 +260,12 @@ impl Loader {
     #[must_use]
     pub fn found(&self) -> usize {
         self.shared.found.load(Ordering::Relaxed)
+    }
+
+    /// How many files were read to check them here: of several slices in a row one.
+    #[must_use]
+    pub fn files_read(&self) -> usize {
+        self.shared.read.load(Ordering::Relaxed)
     }
 
     /// Why not all decoded images could be kept on the disk, if they were to be.
@@ -345,6 +383,7 @@ impl Loader {
             }
             print
         });
+        *lock(&self.shared.last) = None;
         if let Some(disk) = &self.shared.cache.disk {
             disk.seal();
         }

@@ -85,6 +85,47 @@ fn a_second_start_decodes_nothing_and_gives_the_same() {
     assert_eq!((site.files("pixels").len(), site.files("partial").len()), (1, 0));
 }
 
+/// A volume of 8 × 8 × 5 bytes.
+fn volume(path: &Path, n: u8) {
+    let mut bytes = vec![0; 352];
+    bytes[..4].copy_from_slice(&348u32.to_le_bytes());
+    for (at, value) in [(40, 3), (42, 8), (44, 8), (46, 5), (48, 1), (50, 1), (52, 1), (54, 1), (70, 2), (72, 8), (254, 1)] {
+        bytes[at] = value;
+    }
+    for (at, value) in [(76, 1.0f32), (80, 1.0), (84, 1.0), (88, 1.0), (108, 352.0), (280, 1.0), (300, 1.0), (320, 1.0)] {
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes[344..348].copy_from_slice(b"n+1\0");
+    bytes.extend((0..5u8).flat_map(|z| (0..64u8).map(move |i| i.wrapping_mul(3 + z).wrapping_add(n))));
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_file_of_many_slices_is_read_and_hashed_once_at_each_start() {
+    let mut site = Site::new();
+    for n in 0..3 {
+        volume(&site.folder.path().join(format!("{n}.nii")), n);
+    }
+    let sample = |n: u32| {
+        let path = site.folder.path().join(format!("{}.nii", n / 5));
+        Sample::unlabelled(path, Some(n % 5), format!("{}.nii#{}", n / 5, n % 5), Split::Train)
+    };
+    site.samples = (0..15).map(sample).collect();
+    let check = || {
+        let loader = Loader::new(site.samples.clone(), GEOMETRY, Reading::default(), 1, DecodeCache::new(0).before(site.disk(PLENTY)));
+        let prints = loader.check(0..15).unwrap();
+        (loader.files_read(), loader.found(), prints)
+    };
+    let (first, second) = (check(), check());
+    assert_eq!(((first.0, first.1), (second.0, second.1)), ((3, 0), (3, 15)));
+    assert!(first.2 == second.2 && (0..15).all(|n| first.2[n].file() == first.2[n / 5 * 5].file()));
+    assert_ne!(first.2[0].file(), first.2[5].file());
+    // One that is another at the next start is seen to be so.
+    volume(&site.folder.path().join("1.nii"), 77);
+    let third = check();
+    assert_eq!((third.0, third.1), (3, 10));
+}
+
 #[test]
 fn what_changes_the_pixels_is_not_taken_from_the_disk() {
     let site = Site::new();
