@@ -148,6 +148,8 @@ fn copies_of_test_pictures_are_left_out_of_training_and_shown() {
     let (train, test) = (of("train"), of("test"));
     fs::copy(site.path("phantom").join(&test[0]), site.path("phantom").join(&train[0])).unwrap();
     refused(&site, |job| job["spec"]["data"]["duplicates"] = "refuse".into(), DATA, "PictureInTwoSplits", &[&train[0], &test[0], "regroup"]);
+    let run = Run::of(graft(&["run", &site.job("shown", |job| job["spec"]["data"]["duplicates"] = "refuse".into()).to_string_lossy()]));
+    assert!(run.code == Some(DATA) && run.stderr.contains("data-pairs.png in the output shows them"), "{}", run.stderr);
 
     let run = site.run("grouped", |job| job["spec"]["data"]["duplicates"] = "regroup".into());
     let found = &run.summary()["progress"]["data"];
@@ -157,6 +159,7 @@ fn copies_of_test_pictures_are_left_out_of_training_and_shown() {
     assert_eq!((&report["leftOut"], report["pairs"].as_array().unwrap().len()), (&json!({"train": 1, "validation": 0}), 1));
     assert_eq!(site.text("grouped/predictions.csv").lines().count(), 13, "the test set is what it was");
     let sheet = site.read("grouped/data-pairs.png");
+    assert!(sheet == site.read("shown/data-pairs.png"), "the job that was refused shows the same");
     assert!(sheet.starts_with(b"\x89PNG") && site.text("grouped/manifest.json").contains("data-pairs.png"));
 
     let file = site.path("sheet.png").to_string_lossy().into_owned();

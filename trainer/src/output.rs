@@ -27,7 +27,7 @@ const MANIFEST: &str = "manifest.json";
 const MODEL: &str = "model.safetensors";
 const DESCRIPTION: &str = "model.json";
 const PREDICTIONS: &str = "predictions.csv";
-const SHEET: &str = "data-pairs.png";
+pub(crate) const SHEET: &str = "data-pairs.png";
 
 /// How far a model that was loaded again may be from its stored predictions, as a probability, or as a share of a number above 1.
 const TOLERANCE: f64 = 1e-4;
@@ -88,8 +88,9 @@ pub(crate) struct Written {
     pub(crate) output: OutputRef,
 }
 
-/// The contact sheet, or none: an earlier one must not stay.
-fn write_sheet(path: &Path, png: Option<&[u8]>) -> Result<(), Failure> {
+/// The contact sheet in an output's folder, or none: an earlier one must not stay.
+pub(crate) fn write_sheet(folder: &Path, png: Option<&[u8]>) -> Result<(), Failure> {
+    let path = &folder.join(SHEET);
     match png {
         Some(png) => storage::write_whole(path, png),
         None => fs::remove_file(path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(Failure::storage(path, e)) }),
@@ -134,7 +135,7 @@ pub(crate) fn write(rank: &Rank, recipe: &Recipe, features: &Tensor, frozen: usi
     storage::write_whole(&folder.join(PREDICTIONS), table.as_bytes())?;
     storage::write_whole(&folder.join("history.csv"), history.as_bytes())?;
     storage::write_whole(&folder.join("data.json"), &to_json(&recipe.report)?)?;
-    write_sheet(&folder.join(SHEET), recipe.sheet.as_deref())?;
+    write_sheet(folder, recipe.sheet.as_deref())?;
 
     let mut files = BTreeMap::new();
     let sheet = recipe.sheet.as_ref().map(|_| SHEET);

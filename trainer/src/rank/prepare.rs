@@ -18,7 +18,7 @@ use super::inputs::Unit;
 use super::{Normaliser, Rank, Recipe, inputs, say};
 use crate::event::{Event, Failure};
 use crate::weights::{self, HeadPolicy};
-use crate::{decoded, models, remote};
+use crate::{decoded, models, output, remote};
 
 /// Bytes of decoded images that each rank keeps in memory, of those that are not kept on the disk.
 const CACHE: usize = 1 << 30;
@@ -119,6 +119,11 @@ fn examine(rank: &mut Rank, dataset: &Dataset, prints: &[Option<Fingerprint>], r
         rank.log(judged.line());
         rank.found(judged.findings());
         sheet = doctor::sheet(&judged, dataset, reading, threads);
+        if let Err(failure) = &mut obeyed {
+            // No model will come, beside which the sheet would lie.
+            output::write_sheet(&rank.output, sheet.as_deref())?;
+            failure.message.push_str(&sheet.as_ref().map_or_else(String::new, |_| format!("; {} in the output shows them", output::SHEET)));
+        }
         report = Some(judged);
     }
     let said: Result<BTreeSet<usize>, (String, String)> = obeyed.map_err(|failure| (failure.reason, failure.message));
