@@ -50,8 +50,13 @@ annotations:
 }
 
 /// Tables of rights by the name of their template.
-const TABLES: [(&str, &[Access]); 3] =
-    [("graft.rules", access::ACCESS), ("graft.rules.scrapes", access::SCRAPES), ("graft.rules.trial", access::TRIAL)];
+const TABLES: [(&str, &[Access]); 5] = [
+    ("graft.rules", access::ACCESS),
+    ("graft.rules.scrapes", access::SCRAPES),
+    ("graft.rules.trial", access::TRIAL),
+    ("graft.rules.stop", access::STOP),
+    ("graft.rules.stop.operator", access::STOP_OPERATOR),
+];
 
 fn template(name: &str, table: &[Access]) -> String {
     format!("{{{{- define \"{name}\" -}}}}\n{}{{{{- end -}}}}\n", access::rules(table))

@@ -64,6 +64,8 @@ pub struct Values {
     pub pod_disruption_budget: Switch,
     /// What `helm test` does: it generates pictures and weights, trains on them on CPUs, and deletes it all.
     pub test: Test,
+    /// What `helm uninstall` does.
+    pub uninstall: Uninstall,
     /// Values for all charts of a parent; not used here.
     #[schemars(with = "Map<String, Value>")]
     pub global: Value,
@@ -213,6 +215,24 @@ pub struct Test {
     pub resources: Value,
 }
 
+/// What `helm uninstall` does.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Uninstall {
+    /// What becomes of gangs: `keep` lets them train on to their end; `stop` ends them before the operator goes. TransferJobs, checkpoints and models stay either way, and a new installation goes on from them.
+    pub jobs: Gangs,
+}
+
+/// What becomes of gangs without an operator.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Gangs {
+    /// They train on to their end.
+    Keep,
+    /// They are stopped.
+    Stop,
+}
+
 /// What Prometheus and Grafana take.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -346,6 +366,7 @@ impl Default for Values {
                 seconds: 240,
                 resources: json!({"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}),
             },
+            uninstall: Uninstall { jobs: Gangs::Keep },
             global: json!({}),
         }
     }

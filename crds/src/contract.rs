@@ -256,6 +256,9 @@ pub struct Progress {
     pub epochs: u64,
     /// Optimizer steps of this attempt that are done; more than 0 means that training has begun.
     pub step: u64,
+    /// Of these, steps that are in no checkpoint yet: what the loss of a node would take.
+    #[serde(default)]
+    pub unsaved_steps: u64,
     /// Share of the whole job that is done, 0 to 100.
     pub percent: f64,
     /// Images per second over the whole gang, of late.
@@ -354,6 +357,7 @@ impl Default for Progress {
             epoch: 0,
             epochs: 0,
             step: 0,
+            unsaved_steps: 0,
             percent: 0.0,
             samples_per_second: None,
             eta_seconds: None,

@@ -86,7 +86,7 @@ pub enum Phase {
     Running,
     /// An attempt failed; the next one starts after the backoff.
     Restarting,
-    /// Stopped by spec.suspend.
+    /// Stopped by spec.suspend, or with an operator that was uninstalled.
     Suspended,
     /// The model is written.
     Succeeded,
@@ -137,6 +137,9 @@ pub struct ProgressStatus {
     /// Epochs of the current stage.
     #[serde(default)]
     pub epochs: i64,
+    /// Optimizer steps that are in no checkpoint yet.
+    #[serde(default)]
+    pub unsaved_steps: i64,
     /// Images per second over the whole gang.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_second: Option<String>,
@@ -197,6 +200,9 @@ pub struct CheckpointStatus {
     pub epoch: i64,
     /// SHA-256 of its manifest.
     pub digest: String,
+    /// When the operator learned of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Time>,
 }
 
 /// Why an attempt failed.

@@ -100,6 +100,47 @@ pub const TRIAL: &[Access] = &[Access {
     seen: Seen::Request,
 }];
 
+/// What `graft-operator stop` may do to the jobs, under a service account of its own that lives as long as its hook.
+pub const STOP: &[Access] = &[
+    Access { group: "graft.dev", resources: &["transferjobs"], verbs: &["list"], why: "The jobs whose gangs are stopped.", seen: Seen::Request },
+    Access {
+        group: "graft.dev",
+        resources: &["transferjobs/status"],
+        verbs: &["patch"],
+        why: "That they are stopped, and go on with the next operator.",
+        seen: Seen::Request,
+    },
+    Access { group: "batch", resources: &["jobs"], verbs: &["list", "delete"], why: "The gangs.", seen: Seen::Request },
+    Access {
+        group: "",
+        resources: &["services", "configmaps"],
+        verbs: &["delete"],
+        why: "The names of a gang's pods and their configuration.",
+        seen: Seen::Request,
+    },
+    Access {
+        group: "networking.k8s.io",
+        resources: &["networkpolicies"],
+        verbs: &["delete"],
+        why: "Who spoke to a gang's pods.",
+        seen: Seen::Request,
+    },
+    Access { group: "", resources: &["pods"], verbs: &["list"], why: "Whether the gangs still run.", seen: Seen::Request },
+];
+
+/// What it may do besides in the operator's own namespace. The chart lets it scale the operator and nothing else: the last rule
+/// gets the Deployment's name there.
+pub const STOP_OPERATOR: &[Access] = &[
+    Access { group: "", resources: &["pods"], verbs: &["list"], why: "Whether the operator still runs.", seen: Seen::Request },
+    Access {
+        group: "apps",
+        resources: &["deployments/scale"],
+        verbs: &["patch"],
+        why: "The operator goes first, or it would start again what is stopped.",
+        seen: Seen::Request,
+    },
+];
+
 /// A table as the `rules` of a role, in YAML.
 #[must_use]
 pub fn rules(table: &[Access]) -> String {
@@ -119,16 +160,19 @@ mod tests {
 
     #[test]
     fn no_secret_no_wildcard_and_nothing_twice() {
-        let mut all = Vec::new();
-        for access in ACCESS.iter().chain(SCRAPES).chain(TRIAL) {
-            for resource in access.resources {
-                assert!(!resource.contains("secret") && !resource.contains('*') && !access.verbs.contains(&"*"), "{access:?}");
-                all.extend(access.verbs.iter().map(|verb| (access.group, *resource, *verb)));
+        // Each of these belongs to one service account, but for pods, which are in two roles of one.
+        for table in [[ACCESS, SCRAPES].concat(), TRIAL.to_vec(), STOP.to_vec(), STOP_OPERATOR.to_vec()] {
+            let mut all = Vec::new();
+            for access in &table {
+                for resource in access.resources {
+                    assert!(!resource.contains("secret") && !resource.contains('*') && !access.verbs.contains(&"*"), "{access:?}");
+                    all.extend(access.verbs.iter().map(|verb| (access.group, *resource, *verb)));
+                }
             }
+            let count = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), count);
         }
-        let count = all.len();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), count);
     }
 }

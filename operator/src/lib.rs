@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod program;
 mod pull;
 mod reconcile;
+mod stop;
 mod tls;
 pub mod tracer;
 mod trial;

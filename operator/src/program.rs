@@ -10,14 +10,13 @@ use axum::http::{HeaderValue, header};
 use clap::Parser;
 use futures::StreamExt;
 use futures::channel::mpsc;
-use graft_crds::names::{FIELD_MANAGER, LABEL_JOB};
+use graft_crds::names::LABEL_JOB;
 use graft_operator_core::{JobView, PodView, Settings};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, predicates};
@@ -27,14 +26,12 @@ use tokio::sync::watch;
 
 use crate::config::{LogFormat, OperatorConfig, Scrapers};
 use crate::gatekeeper::Gatekeeper;
-use crate::index::Table;
-use crate::memory::Memory;
 use crate::reconcile::Context;
 use crate::tracer::Tracer;
-use crate::{GuardedJob, http, metrics, reconcile, trial};
+use crate::{GuardedJob, http, metrics, reconcile, stop, trial};
 
 /// Objects in one page of a list: keeps the peak of memory low.
-const PAGE: u32 = 50;
+pub(crate) const PAGE: u32 = 50;
 
 /// Run `graft-operator`, or what its first argument names. `tracer` makes what hears of reconciles, once there is a log. It is
 /// no generic argument: all of the program would be compiled again for each binary.
@@ -42,8 +39,10 @@ const PAGE: u32 = 50;
 /// # Errors
 /// It cannot be configured, or cannot reach the cluster.
 pub fn main(tracer: fn() -> anyhow::Result<Option<Arc<dyn Tracer>>>) -> anyhow::Result<()> {
-    if std::env::args_os().nth(1).is_some_and(|word| word == "trial") {
-        return trial::main();
+    match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("trial") => return trial::main(),
+        Some("stop") => return stop::main(),
+        Some(_) | None => {}
     }
     let config = OperatorConfig::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -70,17 +69,8 @@ async fn run(config: OperatorConfig, tracer: Option<Arc<dyn Tracer>>) -> anyhow:
     let metrics = metrics::Metrics::new(config.concurrency())?;
     let client = ClientBuilder::try_from(cluster).context("connect to the cluster")?.with_layer(&metrics::Requests(metrics.clone())).build();
     let (triggers, asked) = mpsc::unbounded();
-    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: std::env::var("POD_NAME").ok() };
-    let context = Arc::new(Context {
-        settings: Settings { trainer_image: config.trainer_image.clone(), progress_interval_seconds: i64::from(config.progress_interval_seconds) },
-        jobs: Table::new(triggers.clone()),
-        pods: Table::new(triggers),
-        memory: Memory::default(),
-        recorder: Recorder::new(client.clone(), reporter),
-        metrics: metrics.clone(),
-        tracer,
-        client: client.clone(),
-    });
+    let settings = Settings { trainer_image: config.trainer_image.clone(), progress_interval_seconds: i64::from(config.progress_interval_seconds) };
+    let context = Arc::new(Context { tracer, ..Context::new(client.clone(), settings, metrics.clone(), triggers) });
     let (store, writer) = reflector::store();
     let stop = stop_on_signal()?;
 
@@ -140,7 +130,8 @@ async fn run(config: OperatorConfig, tracer: Option<Arc<dyn Tracer>>) -> anyhow:
     Ok(())
 }
 
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+/// The namespace to work in, or all.
+pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::channel::mpsc::UnboundedSender;
 use graft_crds::TransferJob;
 use graft_crds::names::{FIELD_MANAGER, STATUS_MANAGER};
 use graft_operator_core::{
@@ -15,7 +16,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -52,6 +54,23 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Hears what happens, if there is one.
     pub tracer: Option<Arc<dyn Tracer>>,
+}
+
+impl Context {
+    /// Nothing is known and nobody traces; `triggers` gets the TransferJobs that must be looked at.
+    pub fn new(client: Client, settings: Settings, metrics: Arc<Metrics>, triggers: UnboundedSender<ObjectRef<GuardedJob>>) -> Self {
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: std::env::var("POD_NAME").ok() };
+        Self {
+            settings,
+            jobs: Table::new(triggers.clone()),
+            pods: Table::new(triggers),
+            memory: Memory::default(),
+            recorder: Recorder::new(client.clone(), reporter),
+            metrics,
+            tracer: None,
+            client,
+        }
+    }
 }
 
 /// Why a reconcile failed.
@@ -158,14 +177,16 @@ async fn observe(job: TransferJob, uid: &str, context: &Context) -> Result<World
 }
 
 /// How far a plan was carried out.
-enum Done {
+pub enum Done {
+    /// All of it is done.
     All,
+    /// Somebody else wrote the job first.
     Conflict,
 }
 
 /// Children, then status, then deletions, then events. An interruption anywhere leaves a world from which the same
 /// decision follows again.
-async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Done, ReconcileError> {
+pub async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Done, ReconcileError> {
     if let Err(error) = apply(context, &world.job, &plan.apply).await {
         if let ReconcileError::Api { source, .. } = &error
             && let kube::Error::Api(status) = source.as_ref()

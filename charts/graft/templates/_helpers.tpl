@@ -47,20 +47,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s-%s-transferjobs" .Release.Namespace .Release.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Metadata of what exists for `helm test` alone: takes the context and the hook's weight. */}}
-{{- define "graft.test.hook" -}}
+{{/* Metadata of what exists for a hook alone: takes the context, the hook and its weight. */}}
+{{- define "graft.hook" -}}
 labels:
-  app.kubernetes.io/name: graft-test
+  app.kubernetes.io/name: graft-{{ index . 1 }}
   app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
   app.kubernetes.io/part-of: graft
 annotations:
-  helm.sh/hook: test
-  helm.sh/hook-weight: {{ index . 1 | quote }}
-  # What a failed test leaves can be read until the next.
+  helm.sh/hook: {{ index . 1 }}
+  helm.sh/hook-weight: {{ index . 2 | quote }}
+  # What a hook that failed leaves can be read until the next.
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{- define "graft.test.pod" -}}
+{{- define "graft.hook.pod" -}}
 restartPolicy: Never
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
@@ -84,7 +84,7 @@ securityContext:
     type: RuntimeDefault
 {{- end -}}
 
-{{- define "graft.test.container" -}}
+{{- define "graft.hook.container" -}}
 resources:
   requests:
     cpu: 50m

@@ -50,3 +50,41 @@
   resources: [transferjobs]
   verbs: [create, get, delete]
 {{- end -}}
+
+{{- define "graft.rules.stop" -}}
+# The jobs whose gangs are stopped.
+- apiGroups: [graft.dev]
+  resources: [transferjobs]
+  verbs: [list]
+# That they are stopped, and go on with the next operator.
+- apiGroups: [graft.dev]
+  resources: [transferjobs/status]
+  verbs: [patch]
+# The gangs.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, delete]
+# The names of a gang's pods and their configuration.
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [delete]
+# Who spoke to a gang's pods.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [delete]
+# Whether the gangs still run.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+{{- end -}}
+
+{{- define "graft.rules.stop.operator" -}}
+# Whether the operator still runs.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+# The operator goes first, or it would start again what is stopped.
+- apiGroups: [apps]
+  resources: [deployments/scale]
+  verbs: [patch]
+{{- end -}}

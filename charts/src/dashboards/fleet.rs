@@ -79,6 +79,15 @@ pub(super) fn dashboard() -> Value {
                     ],
                 ),
                 lines(
+                    "Time to the first step",
+                    "s",
+                    "From asking for a run's first pods until steps of fine-tuning are told: the above, reading and checking the data, loading the weights; within the last hour.",
+                    &[
+                        (&quantile_of_hour("0.5", "graft_time_to_first_step_seconds"), "median"),
+                        (&quantile_of_hour("0.95", "graft_time_to_first_step_seconds"), "95 %"),
+                    ],
+                ),
+                lines(
                     "Stages",
                     "s",
                     "Mean duration of the stages that ended within the last hour.",
@@ -115,6 +124,15 @@ pub(super) fn dashboard() -> Value {
                     &[("sum by (class) (increase(graft_gang_restarts_total{namespace=~\"$namespace\"}[1h])) > 0", "{{class}}")],
                 )
                 .shape(Shape::Stack),
+                lines(
+                    "Lost work",
+                    "none",
+                    "Fine-tuning within the last hour that was in no checkpoint when its gang was lost: whole epochs, and optimizer steps.",
+                    &[
+                        ("sum(increase(graft_lost_epochs_total{namespace=~\"$namespace\"}[1h]))", "epochs"),
+                        ("sum(increase(graft_lost_steps_total{namespace=~\"$namespace\"}[1h]))", "steps"),
+                    ],
+                ),
                 lines(
                     "Time to recover",
                     "s",

@@ -36,6 +36,10 @@ pub(super) fn dashboard() -> Value {
                     .alarm(3.0),
                 lines("Checkpoint", "none", "Epochs in the newest checkpoint: what a lost node would not take.", &[(&own("graft_job_checkpoint_epoch"), "epoch")])
                     .shape(Shape::Number),
+                lines("Age of the checkpoint", "s", "Time since the newest checkpoint was seen in the job's progress: about what a lost node would take.", &[
+                    (&own("graft_job_checkpoint_age_seconds"), "age"),
+                ])
+                .shape(Shape::Number),
                 lines("Found in the data", "none", "Pairs of the same picture in two splits or under two labels, and features that tell the label and should not.", &[
                     (&own("graft_job_data_findings"), "{{kind}}"),
                 ])

@@ -13,12 +13,10 @@ use crate::gang::{self, Gang};
 use crate::plan::{Event, EventKind, Plan, ProgressTarget};
 use crate::progress::{self, Due};
 use crate::restart::{self, Verdict};
-use crate::suspend;
+use crate::suspend::{self, Why};
 use crate::terminal;
 use crate::world::{Container, JobView, PodView, World};
 
-/// A pod that is still there so long after its grace period is on a node that is gone; nobody waits for it.
-const OVERDUE: SignedDuration = SignedDuration::from_secs(30);
 /// How often to look again while waiting for something that should come as news.
 const RESYNC: SignedDuration = SignedDuration::from_secs(30);
 
@@ -32,10 +30,34 @@ pub fn decide(world: &World) -> Plan {
     match draft.status.phase.unwrap_or_default() {
         Phase::Succeeded | Phase::Failed => {}
         Phase::Starting | Phase::Running => go_on(&mut draft),
-        Phase::Pending | Phase::Restarting | Phase::Suspended if world.job.spec.suspend => suspend::stop(&mut draft),
+        Phase::Pending | Phase::Restarting | Phase::Suspended if world.job.spec.suspend => suspend::stop(&mut draft, Why::Spec),
         Phase::Pending | Phase::Restarting | Phase::Suspended => start(&mut draft),
     }
     draft.finish()
+}
+
+/// What is done to a TransferJob before its operator is uninstalled: what runs is stopped as by `spec.suspend`, and the next
+/// operator goes on. A gang that has done its work is left for that operator to see.
+#[must_use]
+pub fn leave(world: &World) -> Plan {
+    let mut draft = Draft::new(world);
+    if world.job.metadata.deletion_timestamp.is_some() {
+        return Plan::default();
+    }
+    match draft.status.phase.unwrap_or_default() {
+        Phase::Succeeded | Phase::Failed => Plan::default(),
+        Phase::Pending | Phase::Restarting | Phase::Suspended => {
+            draft.delete_jobs_except(None);
+            draft.plan
+        }
+        Phase::Starting | Phase::Running => match gang_of(world, &draft.attempt(draft.number())) {
+            Gang::Succeeded(_) => Plan::default(),
+            Gang::Failed(..) | Gang::Settling(_) | Gang::Running | Gang::Stuck(_) | Gang::Waiting(_) => {
+                suspend::stop(&mut draft, Why::Uninstall);
+                draft.finish()
+            }
+        },
+    }
 }
 
 /// Name of the Job that must exist if nobody deleted it; a cache that does not have it is asked to look again.
@@ -62,6 +84,12 @@ pub fn progress_target(world: &World) -> Option<ProgressTarget> {
 
 fn pods_of<'a>(world: &'a World, attempt: &Attempt<'_>) -> Vec<&'a PodView> {
     world.pods.iter().filter(|p| p.run == attempt.run && p.attempt == Some(attempt.number)).collect()
+}
+
+fn gang_of(world: &World, attempt: &Attempt<'_>) -> Gang {
+    let job = world.jobs.iter().find(|j| j.name == attempt.name);
+    let replicas = usize::try_from(world.job.spec.workers.replicas).unwrap_or(1).max(1);
+    gang::observe(&pods_of(world, attempt), job, replicas, world.now)
 }
 
 /// Start the next attempt, once nothing of an older one is left.
@@ -99,8 +127,7 @@ fn start(draft: &mut Draft<'_>) {
 /// How long to wait at most for older Jobs and pods to go; `None` when none is left.
 fn blocked(world: &World, next: &Attempt<'_>) -> Option<SignedDuration> {
     let jobs = world.jobs.iter().any(|j| j.name != next.name || j.deleting);
-    let overdue = |p: &PodView| p.deleted_by.and_then(|t| t.checked_add(OVERDUE).ok()).is_some_and(|t| t <= world.now);
-    let holds = |p: &PodView| (p.run != next.run || p.attempt != Some(next.number)) && !p.has_ended() && !overdue(p);
+    let holds = |p: &PodView| (p.run != next.run || p.attempt != Some(next.number)) && p.is_waited_for(world.now);
     (jobs || world.pods.iter().any(holds)).then_some(RESYNC)
 }
 
@@ -110,11 +137,11 @@ fn go_on(draft: &mut Draft<'_>) {
     let attempt = draft.attempt(draft.number());
     let job = world.jobs.iter().find(|j| j.name == attempt.name);
     draft.delete_jobs_except(Some(&attempt.name));
-    let replicas = usize::try_from(world.job.spec.workers.replicas).unwrap_or(1).max(1);
-    let gang = gang::observe(&pods_of(world, &attempt), job, replicas, world.now);
-    match gang {
+    match gang_of(world, &attempt) {
         Gang::Succeeded(summary) => succeed(draft, summary.as_deref()),
-        Gang::Failed(..) | Gang::Settling(_) | Gang::Running | Gang::Stuck(_) | Gang::Waiting(_) if world.job.spec.suspend => suspend::stop(draft),
+        Gang::Failed(..) | Gang::Settling(_) | Gang::Running | Gang::Stuck(_) | Gang::Waiting(_) if world.job.spec.suspend => {
+            suspend::stop(draft, Why::Spec)
+        }
         Gang::Failed(failure, summary) => fail(draft, *failure, summary.as_deref(), &attempt.name),
         Gang::Settling(wait) => draft.look_again(wait),
         Gang::Running => run(draft),
@@ -144,7 +171,7 @@ fn run(draft: &mut Draft<'_>) {
     }
     if let Some(progress) = &world.progress {
         let due = Due::at(world.now, world.progress_written, world.settings.progress_interval_seconds);
-        progress::show_if_news(&mut draft.status, progress, &world.job.spec.evaluation, due);
+        progress::show_if_news(&mut draft.status, progress, &world.job.spec.evaluation, due, world.now);
     }
     draft.look_again(SignedDuration::from_secs(world.settings.progress_interval_seconds.max(1)));
 }
@@ -152,7 +179,7 @@ fn run(draft: &mut Draft<'_>) {
 fn succeed(draft: &mut Draft<'_>, summary: Option<&TerminationSummary>) {
     let world = draft.world;
     if let Some(summary) = summary {
-        progress::show(&mut draft.status, &summary.progress, &world.job.spec.evaluation);
+        progress::show(&mut draft.status, &summary.progress, &world.job.spec.evaluation, world.now);
         draft.status.output = summary.output.as_ref().map(|o| OutputStatus { uri: clean(&o.uri), digest: clean(&o.digest) });
     }
     if let Some(progress) = &mut draft.status.progress {
@@ -172,7 +199,7 @@ fn succeed(draft: &mut Draft<'_>, summary: Option<&TerminationSummary>) {
 fn fail(draft: &mut Draft<'_>, failure: Failure, summary: Option<&TerminationSummary>, name: &str) {
     let world = draft.world;
     if let Some(summary) = summary {
-        progress::show(&mut draft.status, &summary.progress, &world.job.spec.evaluation);
+        progress::show(&mut draft.status, &summary.progress, &world.job.spec.evaluation, world.now);
     }
     match restart::verdict(&failure, draft.status.restarts, &world.job.spec.recovery) {
         Verdict::GiveUp(message) => draft.give_up(failure, message),

@@ -20,7 +20,7 @@ mod terminal;
 pub mod trial;
 mod world;
 
-pub use decide::{decide, expected_job, progress_target};
+pub use decide::{decide, expected_job, leave, progress_target};
 pub use plan::{Child, ChildKind, ChildRef, Event, EventKind, Plan, ProgressTarget};
 pub use rejected::rejected;
 pub use world::{Container, JobOutcome, JobView, PodPhase, PodView, Settings, World};

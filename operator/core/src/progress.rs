@@ -7,14 +7,15 @@ use graft_crds::contract::{DataFindings, Progress, ShortcutFeature, truncate};
 use graft_crds::spec::Evaluation;
 use graft_crds::status::{CheckpointStatus, DataStatus, ProgressStatus};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Most metrics in a status; a task of 30 findings has fewer.
 const METRICS: usize = 200;
 /// Bytes of a metric's name.
 const NAME: usize = 128;
 
-/// Write progress into a status.
-pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Evaluation) {
+/// Write progress that was read at `now` into a status.
+pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Evaluation, now: Timestamp) {
     let percent = if progress.percent.is_finite() { progress.percent.clamp(0.0, 100.0).floor() as i32 } else { 0 };
     status.stage = Some(progress.stage);
     status.progress = Some(ProgressStatus {
@@ -22,6 +23,7 @@ pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Ev
         percent,
         epoch: signed(progress.epoch),
         epochs: signed(progress.epochs),
+        unsaved_steps: signed(progress.unsaved_steps),
         samples_per_second: progress.samples_per_second.and_then(three_digits),
         eta: progress.eta_seconds.and_then(eta),
     });
@@ -35,7 +37,11 @@ pub fn show(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Ev
     }
     if let Some(checkpoint) = &progress.checkpoint {
         let digest = checkpoint.digest.chars().filter(char::is_ascii_hexdigit).take(64).collect();
-        status.checkpoint = Some(CheckpointStatus { epoch: signed(checkpoint.epoch), digest });
+        let told = CheckpointStatus { epoch: signed(checkpoint.epoch), digest, seen: Some(Time(now)) };
+        let known = status.checkpoint.as_ref().is_some_and(|c| (c.epoch, &c.digest) == (told.epoch, &told.digest));
+        if !known {
+            status.checkpoint = Some(told);
+        }
     }
 }
 
@@ -67,9 +73,9 @@ fn data(findings: &DataFindings) -> DataStatus {
 
 /// Write the progress of a running gang, if it is news and the last write is long enough ago.
 /// Speed and the time left change with every look; alone they are no news.
-pub fn show_if_news(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Evaluation, due: Due) {
+pub fn show_if_news(status: &mut TransferJobStatus, progress: &Progress, evaluation: &Evaluation, due: Due, now: Timestamp) {
     let mut candidate = status.clone();
-    show(&mut candidate, progress, evaluation);
+    show(&mut candidate, progress, evaluation, now);
     let news = candidate.stage != status.stage
         || candidate.metrics != status.metrics
         || candidate.checkpoint != status.checkpoint
@@ -159,6 +165,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     #[rstest]
     #[case(3.0, "5s")]
     #[case(44.0, "45s")]
@@ -195,17 +203,29 @@ mod tests {
         let mut progress = Progress { stage: Stage::FineTune, percent: 12.9, samples_per_second: Some(10.0), ..Progress::default() };
         let mut status = TransferJobStatus::default();
         let evaluation = Evaluation::default();
-        show_if_news(&mut status, &progress, &evaluation, Due::Now);
+        show_if_news(&mut status, &progress, &evaluation, Due::Now, NOW);
         assert_eq!(status.progress.as_ref().unwrap().summary, "12%");
         let before = status.clone();
         progress.samples_per_second = Some(20.0);
-        show_if_news(&mut status, &progress, &evaluation, Due::Now);
+        show_if_news(&mut status, &progress, &evaluation, Due::Now, NOW);
         assert_eq!(status, before);
         progress.percent = 13.0;
-        show_if_news(&mut status, &progress, &evaluation, Due::Later);
+        show_if_news(&mut status, &progress, &evaluation, Due::Later, NOW);
         assert_eq!(status, before);
-        show_if_news(&mut status, &progress, &evaluation, Due::Now);
+        show_if_news(&mut status, &progress, &evaluation, Due::Now, NOW);
         assert_eq!(status.progress.unwrap().samples_per_second.unwrap(), "20.0");
+    }
+
+    #[test]
+    fn a_checkpoint_is_as_old_as_the_first_look_that_showed_it() {
+        let checkpoint = |epoch| Some(graft_crds::contract::CheckpointRef { epoch, digest: "d1".into() });
+        let mut status = TransferJobStatus::default();
+        let mut look = |epoch, second| {
+            let progress = Progress { checkpoint: checkpoint(epoch), ..Progress::default() };
+            show(&mut status, &progress, &Evaluation::default(), Timestamp::from_second(second).unwrap());
+            status.checkpoint.clone().unwrap().seen.unwrap().0.as_second()
+        };
+        assert_eq!([look(1, 10), look(1, 20), look(2, 30), look(2, 40)], [10, 10, 30, 30]);
     }
 
     #[test]
@@ -219,7 +239,7 @@ mod tests {
             DataFindings { images: 746, skipped: 1, pairs_across_splits: 2, label_conflicts: u64::MAX, left_out: 1, shortcuts: vec![hostile; 50] };
         let mut status = TransferJobStatus::default();
         let progress = Progress { data: Some(findings), ..Progress::default() };
-        show_if_news(&mut status, &progress, &Evaluation::default(), Due::Now);
+        show_if_news(&mut status, &progress, &Evaluation::default(), Due::Now, NOW);
         let data = status.data.unwrap();
         assert_eq!((data.images, data.pairs_across_splits, data.label_conflicts, data.shortcuts.len()), (746, 2, i64::MAX, 6));
         assert!(data.shortcuts[0].starts_with("image size (tells ab") && data.shortcuts[0].len() < 120, "{}", data.shortcuts[0]);

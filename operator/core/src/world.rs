@@ -4,13 +4,16 @@
 use graft_crds::TransferJob;
 use graft_crds::contract::Progress;
 use graft_crds::names::{ANNOTATION_POD, CONTAINER, LABEL_ATTEMPT, LABEL_RUN};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// Label of a pod of an Indexed Job: its index, from 0.
 const LABEL_INDEX: &str = "batch.kubernetes.io/job-completion-index";
+
+/// A pod that is still there so long after its grace period is on a node that is gone; nobody waits for it.
+const OVERDUE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Everything that one decision is made from.
 #[derive(Clone, Debug)]
@@ -188,6 +191,13 @@ impl PodView {
             status: (status.reason.clone().unwrap_or_default(), status.message.clone().unwrap_or_default()),
             container: container(status),
         })
+    }
+
+    /// The pod may still compute or write: it has not ended, and it is not on a node that is gone.
+    #[must_use]
+    pub fn is_waited_for(&self, now: Timestamp) -> bool {
+        let overdue = self.deleted_by.and_then(|t| t.checked_add(OVERDUE).ok()).is_some_and(|t| t <= now);
+        !self.has_ended() && !overdue
     }
 
     /// The pod holds no GPU and no volume any more.

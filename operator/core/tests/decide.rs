@@ -7,7 +7,7 @@ mod fake;
 use fake::Fake;
 use graft_crds::contract::{ExitReason, HTTP_PORT, Progress, Stage, TrainerConfig};
 use graft_crds::status::{FailureClass, Phase};
-use graft_operator_core::{Child, ChildKind, Container, EventKind, JobOutcome, decide, progress_target};
+use graft_operator_core::{Child, ChildKind, Container, EventKind, JobOutcome, decide, leave, progress_target};
 use jiff::SignedDuration;
 use rstest::rstest;
 
@@ -263,6 +263,38 @@ fn suspend_stops_the_pods_and_going_on_is_not_counted() {
     fake.settle();
     let status = fake.status();
     assert_eq!((status.phase, status.attempt, status.restarts.total), (Some(Phase::Starting), 1, 0));
+}
+
+#[test]
+fn what_an_uninstalled_operator_stops_the_next_one_starts_again_and_does_not_count() {
+    let mut fake = Fake::new(1);
+    fake.settle();
+    fake.pods_run();
+    fake.settle();
+    fake.carry_out(&leave(&fake.world));
+    assert_eq!((fake.phase(), fake.world.jobs.len()), (Phase::Suspended, 0));
+    assert!(fake.status().message.unwrap().contains("installed again") && !fake.world.job.spec.suspend);
+    assert!(leave(&fake.world).is_empty(), "stopped twice");
+    fake.world.pods.clear();
+    fake.settle();
+    let status = fake.status();
+    assert_eq!((status.phase, status.attempt, status.restarts.total), (Some(Phase::Starting), 1, 0));
+}
+
+#[test]
+fn an_uninstalled_operator_leaves_alone_what_does_not_run() {
+    let mut fake = Fake::new(1);
+    assert!(leave(&fake.world).is_empty(), "a job that nobody has looked at");
+    fake.settle();
+    fake.pods_run();
+    fake.settle();
+    let mut done = fake.world.clone();
+    done.jobs[0].outcome = JobOutcome::Complete;
+    done.pods.clear();
+    assert!(leave(&done).is_empty(), "the gang is done, and the next operator sees it");
+    fake.world.job.spec.suspend = true;
+    fake.settle();
+    assert!(leave(&fake.world).is_empty(), "a suspended job");
 }
 
 #[test]

@@ -157,6 +157,7 @@ fn hostile_progress() -> impl Strategy<Value = Progress> {
             epoch,
             epochs,
             step,
+            unsaved_steps: epoch,
             percent,
             samples_per_second: Some(speed.0),
             eta_seconds: Some(speed.1),

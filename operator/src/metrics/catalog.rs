@@ -94,6 +94,12 @@ pub(super) const LOST_EPOCHS: Metric = metric(
     &["namespace"],
     "Epochs of fine-tuning that were in no checkpoint when their gang was lost; as exact as progress is read",
 );
+pub(super) const LOST_STEPS: Metric = metric(
+    Kind::Counter,
+    "graft_lost_steps_total",
+    &["namespace"],
+    "Optimizer steps of fine-tuning that were in no checkpoint when their gang was lost; as exact as progress is read",
+);
 pub(super) const QUEUE_WAIT: Metric = metric(
     Kind::Histogram,
     "graft_queue_wait_seconds",
@@ -105,6 +111,12 @@ pub(super) const TIME_TO_RUNNING: Metric = metric(
     "graft_time_to_running_seconds",
     &[],
     "From the creation of a TransferJob until its whole gang runs for the first time; of jobs whose spec was not changed",
+);
+pub(super) const TIME_TO_FIRST_STEP: Metric = metric(
+    Kind::Histogram,
+    "graft_time_to_first_step_seconds",
+    &[],
+    "From asking for a run's first pods until optimizer steps of fine-tuning are told; as exact as progress is read",
 );
 pub(super) const RECOVERY: Metric = metric(Kind::Histogram, "graft_recovery_seconds", &[], "From the loss of a gang until the whole next one runs");
 pub(super) const GOODPUT: Metric = metric(
@@ -139,6 +151,12 @@ pub(super) const JOB_RATE: Metric =
     metric(Kind::Gauge, "graft_job_samples_per_second", JOB, "Images per second over the whole gang; of jobs that are not over");
 pub(super) const JOB_CHECKPOINT: Metric =
     metric(Kind::Gauge, "graft_job_checkpoint_epoch", JOB, "Epochs in the newest checkpoint; of jobs that are not over");
+pub(super) const JOB_CHECKPOINT_AGE: Metric = metric(
+    Kind::Gauge,
+    "graft_job_checkpoint_age_seconds",
+    JOB,
+    "Seconds since the newest checkpoint was seen in the job's progress; of jobs that are not over",
+);
 pub(super) const JOB_GPUS: Metric = metric(Kind::Gauge, "graft_job_gpus", JOB, "GPUs that the gang asks for; of jobs that are not over");
 pub(super) const JOB_RESTARTS: Metric = metric(
     Kind::Counter,
@@ -181,8 +199,10 @@ pub const ALL: &[Metric] = &[
     FAILED,
     RESTARTS,
     LOST_EPOCHS,
+    LOST_STEPS,
     QUEUE_WAIT,
     TIME_TO_RUNNING,
+    TIME_TO_FIRST_STEP,
     RECOVERY,
     GOODPUT,
     BADPUT,
@@ -194,6 +214,7 @@ pub const ALL: &[Metric] = &[
     JOB_EPOCH,
     JOB_RATE,
     JOB_CHECKPOINT,
+    JOB_CHECKPOINT_AGE,
     JOB_GPUS,
     JOB_RESTARTS,
     JOB_HEADLINE,

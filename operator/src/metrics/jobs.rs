@@ -6,6 +6,7 @@ use graft_crds::TransferJob;
 use graft_crds::names::CONDITION_STALLED;
 use graft_crds::spec::Metric as Quality;
 use graft_crds::status::{Phase, TransferJobStatus};
+use jiff::Timestamp;
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
@@ -19,6 +20,7 @@ struct Series {
     epoch: IntGaugeVec,
     rate: GaugeVec,
     checkpoint: IntGaugeVec,
+    checkpoint_age: GaugeVec,
     gpus: IntGaugeVec,
     restarts: IntCounterVec,
     headline: GaugeVec,
@@ -37,6 +39,7 @@ impl Series {
             epoch: catalog::JOB_EPOCH.gauge(registry)?,
             rate: catalog::JOB_RATE.float(registry)?,
             checkpoint: catalog::JOB_CHECKPOINT.gauge(registry)?,
+            checkpoint_age: catalog::JOB_CHECKPOINT_AGE.float(registry)?,
             gpus: catalog::JOB_GPUS.gauge(registry)?,
             restarts: catalog::JOB_RESTARTS.counter(registry)?,
             headline: catalog::JOB_HEADLINE.float(registry)?,
@@ -46,7 +49,7 @@ impl Series {
         })
     }
 
-    fn record(&self, job: &TransferJob) {
+    fn record(&self, job: &TransferJob, now: Timestamp) {
         let none = TransferJobStatus::default();
         let status = job.status.as_ref().unwrap_or(&none);
         let phase = status.phase.unwrap_or_default();
@@ -75,11 +78,11 @@ impl Series {
             self.end.with_label_values(&own).set(time.0.as_second());
         }
         if !phase.is_terminal() {
-            self.record_running(job, status, &own);
+            self.record_running(job, status, &own, now);
         }
     }
 
-    fn record_running(&self, job: &TransferJob, status: &TransferJobStatus, own: &[&str; 2]) {
+    fn record_running(&self, job: &TransferJob, status: &TransferJobStatus, own: &[&str; 2], now: Timestamp) {
         let stalled = status.conditions.iter().any(|c| c.type_ == CONDITION_STALLED && c.status == "True");
         self.stalled.with_label_values(own).set(i64::from(stalled));
         let workers = &job.spec.workers;
@@ -93,6 +96,9 @@ impl Series {
         }
         if let Some(checkpoint) = &status.checkpoint {
             self.checkpoint.with_label_values(own).set(checkpoint.epoch);
+            if let Some(seen) = &checkpoint.seen {
+                self.checkpoint_age.with_label_values(own).set(now.duration_since(seen.0).as_secs_f64().max(0.0).round());
+            }
         }
     }
 }
@@ -108,16 +114,16 @@ fn headline(text: &str) -> Option<(&'static str, f64)> {
     Some((known, finite(value)?))
 }
 
-/// All series of these jobs.
+/// All series of these jobs at this time.
 ///
 /// # Errors
 /// Two metrics have one name.
-pub(super) fn gather<'a>(jobs: impl Iterator<Item = &'a TransferJob>) -> Result<Vec<MetricFamily>, prometheus::Error> {
+pub(super) fn gather<'a>(jobs: impl Iterator<Item = &'a TransferJob>, now: Timestamp) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let registry = Registry::new();
     let series = Series::new(&registry)?;
     let mut counts: BTreeMap<(String, Phase), i64> = BTreeMap::new();
     for job in jobs {
-        series.record(job);
+        series.record(job, now);
         let namespace = job.metadata.namespace.clone().unwrap_or_default();
         for phase in Phase::ALL {
             counts.entry((namespace.clone(), *phase)).or_default();
@@ -154,7 +160,7 @@ mod tests {
 
     fn text(jobs: &[TransferJob]) -> String {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&gather(jobs.iter()).unwrap(), &mut text).unwrap();
+        TextEncoder::new().encode(&gather(jobs.iter(), "2026-01-01T00:10:00Z".parse().unwrap()).unwrap(), &mut text).unwrap();
         String::from_utf8(text).unwrap()
     }
 
@@ -162,7 +168,7 @@ mod tests {
         json!({"phase": "Running", "headline": "auroc=0.941", "startTime": "2026-01-01T00:00:00Z",
                "progress": {"summary": "63%", "percent": 63, "epoch": 12, "epochs": 20, "samplesPerSecond": "412.5"},
                "data": {"images": 746, "pairsAcrossSplits": 2, "labelConflicts": 0, "shortcuts": ["image size (tells a, AUROC 0.91)"]},
-               "checkpoint": {"epoch": 12, "digest": "d"}, "restarts": {"total": 1, "failures": 1, "preemptions": 0}})
+               "checkpoint": {"epoch": 12, "digest": "d", "seen": "2026-01-01T00:08:30Z"}, "restarts": {"total": 1, "failures": 1, "preemptions": 0}})
     }
 
     #[test]
@@ -180,6 +186,7 @@ mod tests {
             "graft_jobs{namespace=\"radiology\",phase=\"Running\"} 1",
             "graft_jobs{namespace=\"radiology\",phase=\"Failed\"} 0",
             "graft_job_progress_ratio{namespace=\"radiology\",transferjob=\"job-0001\"} 0.63",
+            "graft_job_checkpoint_age_seconds{namespace=\"radiology\",transferjob=\"job-0001\"} 90",
             "graft_job_headline{metric=\"auroc\",namespace=\"radiology\",transferjob=\"job-0001\"} 0.941",
             "graft_job_data_findings{kind=\"across_splits\",namespace=\"radiology\",transferjob=\"job-0001\"} 2",
             "graft_job_data_findings{kind=\"shortcut\",namespace=\"radiology\",transferjob=\"job-0001\"} 1",

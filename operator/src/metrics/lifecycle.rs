@@ -16,12 +16,19 @@ pub(super) enum Passage {
     Queued(f64),
     /// The gang of a job that nobody changed runs for the first time; seconds since the job was created.
     FirstRun(f64),
+    /// The run's first steps are told; seconds since its pods were asked for.
+    FirstStep(f64),
     /// The gang runs again; seconds since the one before was lost.
     Recovered(f64),
     /// The gang is started again after a failure of this class.
     Restarted(FailureClass),
-    /// So many epochs of it were in no checkpoint.
-    Lost(u64),
+    /// So much of its fine-tuning was in no checkpoint.
+    Lost {
+        /// Whole epochs.
+        epochs: u64,
+        /// Optimizer steps.
+        steps: u64,
+    },
     /// The model is written.
     Succeeded,
     /// Ended without a model.
@@ -51,7 +58,10 @@ pub(super) fn between(before: Option<&TransferJobStatus>, after: &TransferJobSta
         passages.push(Passage::Restarted(FailureClass::Preempted));
     }
     if after.restarts.total > before.restarts.total {
-        passages.extend(lost_epochs(after).map(Passage::Lost));
+        passages.extend(lost(after));
+    }
+    if after.attempt == 0 && steps(after) && !steps(before) {
+        passages.extend(after.start_time.as_ref().map(|t| Passage::FirstStep(seconds(t.0, now))));
     }
     if before.phase == after.phase {
         return passages;
@@ -72,11 +82,18 @@ pub(super) fn between(before: Option<&TransferJobStatus>, after: &TransferJobSta
     passages
 }
 
-/// Epochs of fine-tuning that were told and are in no checkpoint.
-fn lost_epochs(status: &TransferJobStatus) -> Option<u64> {
-    let done = status.progress.as_ref().filter(|_| status.stage == Some(Stage::FineTune))?.epoch;
+/// Steps of fine-tuning were told.
+fn steps(status: &TransferJobStatus) -> bool {
+    status.checkpoint.is_some() || status.progress.as_ref().is_some_and(|p| p.unsaved_steps > 0)
+}
+
+/// What of fine-tuning was told and is in no checkpoint.
+fn lost(status: &TransferJobStatus) -> Option<Passage> {
+    let done = status.progress.as_ref().filter(|_| status.stage == Some(Stage::FineTune))?;
     let kept = status.checkpoint.as_ref().map_or(0, |c| c.epoch);
-    u64::try_from(done.saturating_sub(kept)).ok().filter(|lost| *lost > 0)
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    let (epochs, steps) = (count(done.epoch.saturating_sub(kept)), count(done.unsaved_steps));
+    (epochs > 0 || steps > 0).then_some(Passage::Lost { epochs, steps })
 }
 
 /// The stage of each job and since when it is known. A stage is measured when the next one begins or the job succeeds in
@@ -216,9 +233,14 @@ mod tests {
             (0, json!({"phase": "Starting", "runToken": "1", "startTime": START})),
             (20, json!({"phase": "Running", "runToken": "1", "startTime": START})),
             (
+                28,
+                json!({"phase": "Running", "runToken": "1", "startTime": START, "stage": "fineTune",
+                       "progress": {"summary": "1%", "percent": 1, "unsavedSteps": 3}}),
+            ),
+            (
                 60,
                 json!({"phase": "Restarting", "runToken": "1", "startTime": START, "attempt": 1, "restarts": {"total": 1, "failures": 1},
-                 "stage": "fineTune", "progress": {"summary": "50%", "percent": 50, "epoch": 5}, "checkpoint": {"epoch": 3, "digest": "d"},
+                 "stage": "fineTune", "progress": {"summary": "50%", "percent": 50, "epoch": 5, "unsavedSteps": 21}, "checkpoint": {"epoch": 3, "digest": "d"},
                  "failure": {"class": "PodLost", "reason": "r", "message": "m"},
                  "conditions": [{"type": "Running", "status": "False", "reason": "r", "message": "", "lastTransitionTime": "2026-01-01T00:01:00Z"}]}),
             ),
@@ -236,8 +258,9 @@ mod tests {
             Passage::Created,
             Passage::Queued(20.0),
             Passage::FirstRun(25.0),
+            Passage::FirstStep(28.0),
             Passage::Restarted(FailureClass::PodLost),
-            Passage::Lost(2),
+            Passage::Lost { epochs: 2, steps: 21 },
             Passage::Recovered(30.0),
             Passage::Succeeded,
         ];

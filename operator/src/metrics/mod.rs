@@ -77,8 +77,10 @@ pub struct Metrics {
     failed: IntCounterVec,
     restarts: IntCounterVec,
     lost_epochs: IntCounterVec,
+    lost_steps: IntCounterVec,
     queue_wait: HistogramVec,
     time_to_running: HistogramVec,
+    time_to_first_step: HistogramVec,
     recovery: HistogramVec,
     goodput: CounterVec,
     badput: CounterVec,
@@ -117,8 +119,10 @@ impl Metrics {
             failed: catalog::FAILED.counter(r)?,
             restarts: catalog::RESTARTS.counter(r)?,
             lost_epochs: catalog::LOST_EPOCHS.counter(r)?,
+            lost_steps: catalog::LOST_STEPS.counter(r)?,
             queue_wait: catalog::QUEUE_WAIT.histogram(r, LONG)?,
             time_to_running: catalog::TIME_TO_RUNNING.histogram(r, LONG)?,
+            time_to_first_step: catalog::TIME_TO_FIRST_STEP.histogram(r, LONG)?,
             recovery: catalog::RECOVERY.histogram(r, LONG)?,
             goodput: catalog::GOODPUT.seconds(r)?,
             badput: catalog::BADPUT.seconds(r)?,
@@ -150,7 +154,7 @@ impl Metrics {
         for result in ["success", "error"] {
             self.pulls.with_label_values(&[result]);
         }
-        for own in [&self.queue_wait, &self.time_to_running, &self.recovery] {
+        for own in [&self.queue_wait, &self.time_to_running, &self.time_to_first_step, &self.recovery] {
             own.with_label_values::<&str>(&[]);
         }
         for stage in Stage::ALL {
@@ -163,6 +167,7 @@ impl Metrics {
         self.succeeded.with_label_values(&[namespace]);
         self.goodput.with_label_values(&[namespace]);
         self.lost_epochs.with_label_values(&[namespace]);
+        self.lost_steps.with_label_values(&[namespace]);
         for (_, cause) in Spent::BADPUT {
             self.badput.with_label_values(&[namespace, cause]);
         }
@@ -223,9 +228,13 @@ impl Metrics {
                 Passage::Created => self.created.with_label_values(&[&namespace]).inc(),
                 Passage::Queued(seconds) => self.queue_wait.with_label_values::<&str>(&[]).observe(seconds),
                 Passage::FirstRun(seconds) => self.time_to_running.with_label_values::<&str>(&[]).observe(seconds),
+                Passage::FirstStep(seconds) => self.time_to_first_step.with_label_values::<&str>(&[]).observe(seconds),
                 Passage::Recovered(seconds) => self.recovery.with_label_values::<&str>(&[]).observe(seconds),
                 Passage::Restarted(class) => self.restarts.with_label_values(&[namespace.as_str(), class.name()]).inc(),
-                Passage::Lost(epochs) => self.lost_epochs.with_label_values(&[&namespace]).inc_by(epochs),
+                Passage::Lost { epochs, steps } => {
+                    self.lost_epochs.with_label_values(&[&namespace]).inc_by(epochs);
+                    self.lost_steps.with_label_values(&[&namespace]).inc_by(steps);
+                }
                 Passage::Succeeded => self.succeeded.with_label_values(&[&namespace]).inc(),
                 Passage::Failed(class) => self.failed.with_label_values(&[namespace.as_str(), class.name()]).inc(),
             }
@@ -265,7 +274,7 @@ impl Metrics {
         let mut text = Vec::new();
         let encoder = TextEncoder::new();
         encoder.encode(&self.registry.gather(), &mut text)?;
-        encoder.encode(&jobs::gather(state.iter().filter_map(|guarded| guarded.0.as_ref().ok()))?, &mut text)?;
+        encoder.encode(&jobs::gather(state.iter().filter_map(|guarded| guarded.0.as_ref().ok()), Timestamp::now())?, &mut text)?;
         Ok(text)
     }
 }

@@ -32,6 +32,7 @@ rules:
   users:
   - system:serviceaccount:graft-system:graft-operator
   - system:serviceaccount:graft-system:graft-test
+  - system:serviceaccount:graft-system:graft-uninstall
   - system:serviceaccount:graft-system:default
   - system:serviceaccount:radiology:graft-test
   - system:serviceaccount:radiology:default

@@ -2,6 +2,7 @@
 //! back and uninstalled on a real node under running jobs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod stop;
 mod trial;
 
 use std::collections::BTreeSet;
@@ -100,6 +101,30 @@ fn rendered_files_are_up_to_date() {
         }
         assert!(fs::read_to_string(&file).unwrap_or_default() == text, "{path} is out of date: run `cargo xtask codegen`");
     }
+}
+
+/// The folders that the GitOps examples take from this repository are there, and the charts take the values that stand in them.
+#[test]
+fn the_gitops_examples_name_what_is_here() {
+    let mut named = Vec::new();
+    for file in ["argocd.yaml", "flux.yaml"] {
+        let text = fs::read_to_string(workspace().join("examples/gitops").join(file)).unwrap();
+        for document in text.split("\n---\n") {
+            let object: Value = serde_saphyr::from_str(document).unwrap();
+            let source = if object["kind"] == "Application" { &object["spec"]["source"] } else { &object["spec"] };
+            let own = source["repoURL"] == "https://git.example/graft.git" || source["sourceRef"]["name"] == "graft";
+            let Some(path) = source["path"].as_str().filter(|_| own) else { continue };
+            assert!(workspace().join(path).is_dir(), "{file}: {path}");
+            if let Some(values) = source["helm"].get("valuesObject") {
+                let folder = tempfile::tempdir().unwrap();
+                let file = folder.path().join("values.json");
+                fs::write(&file, values.to_string()).unwrap();
+                assert!(render("helm", &["--values", &file.to_string_lossy()]).contains("registry.example/graft-operator:1"));
+            }
+            named.push(path.trim_start_matches("./").to_owned());
+        }
+    }
+    assert_eq!(named, ["charts/graft-crds", "charts/graft", "deploy/kustomize/crds", "deploy/kustomize/base"]);
 }
 
 /// What the charts render, by every Kubernetes that they are for: no field that it does not know, and none of the wrong type.
@@ -233,6 +258,7 @@ fn installed_upgraded_rolled_back_and_uninstalled_under_a_job() {
     limited(&site);
     upgraded_and_rolled_back(&site);
     uninstalled_and_back(&site);
+    stop::stopped_and_back(&site);
 }
 
 /// Everything that the charts and the kustomize base render, under the API server's own eyes.

@@ -237,8 +237,11 @@ fn metrics_are_served(operator: &Operator) {
 }
 
 /// Panels that stay empty here, and why.
-const EMPTY: &[(&str, &str, &str)] =
-    &[("fleet", "Stages", "no pod tells a stage: there is no trainer"), ("fleet", "Progress", "no pod tells its progress: there is no trainer")];
+const EMPTY: &[(&str, &str, &str)] = &[
+    ("fleet", "Stages", "no pod tells a stage: there is no trainer"),
+    ("fleet", "Time to the first step", "no pod tells its progress: there is no trainer"),
+    ("fleet", "Progress", "no pod tells its progress: there is no trainer"),
+];
 
 /// Every query of the dashboards Operator and Fleet gives data after all that happened, or is listed.
 fn panels_show_what_happened(bench: &Bench, prometheus: &Prometheus) {

@@ -309,6 +309,7 @@ impl Rank {
 
     fn checkpointed(&mut self, checkpoint: CheckpointRef) {
         self.progress.checkpoint = Some(checkpoint);
+        self.progress.unsaved_steps = 0;
         self.report();
     }
 
@@ -320,6 +321,7 @@ impl Rank {
     /// A step is done; the first one is told.
     fn step_done(&mut self) {
         self.progress.step += 1;
+        self.progress.unsaved_steps += 1;
         if self.progress.step == 1 {
             let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
             say(&Event::FirstStep { start_unix: unix(self.started), first_step_unix: unix(SystemTime::now()) });

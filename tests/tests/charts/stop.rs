@@ -1,0 +1,112 @@
+//! `uninstall.jobs=stop`: gangs go with the operator, everything else stays, and a new installation goes on.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use graft_crds::status::{Phase, TransferJobStatus};
+use graft_operator::access::{Access, STOP, STOP_OPERATOR};
+use graft_tests::audit::{self, Right};
+use graft_tests::scenario::{binary, status, wait_for};
+use serde_json::json;
+
+use crate::{NAMESPACE, SYSTEM, Site};
+
+const JOB: &str = "trains";
+
+/// A job that trains for some minutes on generated pictures, in the namespace of the jobs that wait for ever.
+fn train(site: &Site) -> std::path::PathBuf {
+    let folder = site.folder.path().join("stop");
+    fs::create_dir(&folder).unwrap();
+    let generate = Command::new(binary("graft-trainer").unwrap()).args(["generate", "--patients", "12"]).arg(&folder).output().unwrap();
+    assert!(generate.status.success(), "{}", String::from_utf8_lossy(&generate.stderr));
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    site.cluster.create_hostpath_volume("stop", NAMESPACE, &folder, "1Gi").unwrap();
+    let file = site.file(JOB, |spec| {
+        *spec = json!({
+            "backbone": {"architecture": "mobilenet_v1_025", "weights": {"uri": "file:///trial/weights/fresh-mobilenet_v1_025.safetensors"},
+                         "preprocessing": {"size": 32, "fit": "stretch"}},
+            "data": {"train": {"uri": "file:///trial/phantom", "manifest": "manifest.csv"}, "columns": {"patient": "patient", "split": "split"}},
+            "fineTune": {"epochs": EPOCHS},
+            "workers": {"resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}},
+            "output": {"uri": "file:///trial/model"},
+            "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": "stop"}}],
+            "volumeMounts": [{"name": "work", "mountPath": "/trial"}],
+        });
+    });
+    site.kubectl(&["apply", "-f", &file]);
+    folder
+}
+
+const EPOCHS: u32 = 400;
+
+fn reaches(site: &Site, name: &str, done: impl Fn(&TransferJobStatus) -> bool) -> TransferJobStatus {
+    wait_for(&site.cluster, (NAMESPACE, name), Duration::from_secs(240), |_| {}, done).unwrap()
+}
+
+/// Epochs in the newest checkpoint.
+fn kept(status: &TransferJobStatus) -> i64 {
+    status.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch)
+}
+
+pub fn stopped_and_back(site: &Site) {
+    let settings = ["config.progressIntervalSeconds=1", "uninstall.jobs=stop"];
+    site.upgrade("helm", &settings);
+    let folder = train(site);
+    reaches(site, JOB, |s| s.phase == Some(Phase::Running) && kept(s) > 0);
+    // A job that somebody has suspended stays that.
+    site.kubectl(&["patch", "tj", "during", "-n", NAMESPACE, "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]);
+    reaches(site, "during", |s| s.phase == Some(Phase::Suspended));
+    let specs =
+        || site.kubectl(&["get", "tj", "-n", NAMESPACE, "-o", "jsonpath={range .items[*]}{.metadata.uid} {.metadata.generation}{\"\\n\"}{end}"]);
+    let before = specs();
+
+    let took = site.helm("helm", &["uninstall", "graft", "--namespace", SYSTEM, "--wait"]);
+    println!("helm uninstall with uninstall.jobs=stop: {:.1} s", took.as_secs_f64());
+    assert!(site.children().is_empty(), "left of the gangs: {:?}", site.children());
+    assert_eq!(specs(), before, "uninstalling changes a TransferJob's spec or takes one with it");
+    let at_stop = status(&site.cluster, NAMESPACE, JOB).unwrap();
+    let message = at_stop.message.clone().unwrap_or_default();
+    assert!(at_stop.phase == Some(Phase::Suspended) && message.contains("installed again"), "{at_stop:?}");
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let kinds = "jobs,pods,deployments,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings";
+        let left = site.kubectl(&["get", kinds, "-A", "-o", "name"]);
+        if !left.contains("graft-operator") && !left.contains("graft-uninstall") {
+            break;
+        }
+        assert!(Instant::now() < until, "left behind: {left}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    rights_are_what_is_used(site);
+
+    site.upgrade("helm", &settings);
+    let again = reaches(site, JOB, |s| s.phase == Some(Phase::Running) && kept(s) > kept(&at_stop));
+    assert_eq!((again.attempt, again.restarts.total), (1, 0), "going on is an attempt that is not counted");
+    reaches(site, "before", |s| s.phase == Some(Phase::Starting) && s.attempt == 1);
+    assert_eq!(status(&site.cluster, NAMESPACE, "during").unwrap().phase, Some(Phase::Suspended));
+    // The second attempt has no epoch that the first one kept.
+    reaches(site, JOB, |s| s.phase == Some(Phase::Succeeded));
+    let history = fs::read_to_string(folder.join("model/history.csv")).unwrap();
+    assert!(history.starts_with("stage,epoch,attempt,"), "{history}");
+    let row = |line: &str| -> (i64, String) {
+        let fields: Vec<&str> = line.split(',').collect();
+        (fields[1].parse().unwrap(), fields[2].to_owned())
+    };
+    let epochs: Vec<_> = history.lines().filter(|line| line.starts_with("fineTune,")).map(row).collect();
+    let first = epochs.iter().position(|(_, attempt)| attempt == "1").unwrap();
+    println!("stopped after epoch {first} of {EPOCHS}, and went on after it");
+    assert!(first as i64 >= kept(&at_stop) && first > 0, "{first}");
+    assert!(epochs.iter().enumerate().all(|(n, (epoch, attempt))| *epoch == n as i64 + 1 && (attempt == "1") == (n >= first)), "{epochs:?}");
+}
+
+/// Proof by audit log: the hook used each of its rights and no other.
+fn rights_are_what_is_used(site: &Site) {
+    let used = audit::used(&site.cluster, &format!("system:serviceaccount:{SYSTEM}:graft-uninstall")).unwrap();
+    let rights = |a: &'static Access| {
+        a.resources.iter().flat_map(move |r| a.verbs.iter().map(move |v| -> Right { (a.group.to_owned(), (*r).to_owned(), (*v).to_owned()) }))
+    };
+    let granted = STOP.iter().chain(STOP_OPERATOR).flat_map(rights).collect();
+    assert_eq!(audit::compare(&used, &granted), (Vec::new(), Vec::new()), "used but not granted, and granted but never used");
+}
