@@ -56,6 +56,18 @@ impl Row {
         Self { name: name.into(), value, unit, peer: Some(peer), ratio: Some(ratio), spread: None, peer_spread: None, aim: text, met }
     }
 
+    /// A value with the interval in which it lies; an aim is met if all of the interval meets it.
+    #[must_use]
+    pub fn within(name: impl Into<String>, value: f64, unit: &'static str, interval: [f64; 2], aim: Aim) -> Self {
+        let [low, high] = interval;
+        let met = match aim {
+            Aim::AtMost(limit) => Some(high <= limit),
+            Aim::AtLeast(limit) => Some(low >= limit),
+            Aim::None => None,
+        };
+        Self { spread: Some(interval), met, ..Self::new(name, value, unit, aim) }
+    }
+
     /// The median of several runs beside the median of a peer's, with an aim for the ratio of the two.
     #[must_use]
     pub fn of_runs(name: impl Into<String>, values: &[f64], unit: &'static str, peers: &[f64], aim: Aim) -> Self {
@@ -63,6 +75,18 @@ impl Row {
             |list: &[f64]| Some([list.iter().copied().fold(f64::INFINITY, f64::min), list.iter().copied().fold(f64::NEG_INFINITY, f64::max)]);
         Self { spread: spread(values), peer_spread: spread(peers), ..Self::beside(name, median(values), unit, median(peers), aim) }
     }
+}
+
+/// The interval in which the median of what these values are drawn from lies, with 95 % confidence: between two of them in order,
+/// by the binomial distribution's normal approximation (Conover, Practical Nonparametric Statistics, section 3.2).
+#[must_use]
+pub fn interval_of_median(values: &[f64]) -> [f64; 2] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (n, last) = (sorted.len() as f64, sorted.len().saturating_sub(1));
+    let half = 1.96 * n.sqrt() / 2.0;
+    let at = |rank: f64| sorted.get((rank.max(1.0) as usize - 1).min(last)).copied().unwrap_or(f64::NAN);
+    [at((n / 2.0 - half).floor()), at((n / 2.0 + half).ceil() + 1.0)]
 }
 
 /// The middle of the values; 0 of none.
@@ -107,5 +131,9 @@ mod tests {
         assert_eq!((runs.ratio, runs.spread, runs.peer_spread, runs.met), (Some(1.5), Some([2.0, 4.0]), Some([1.0, 3.0]), Some(true)));
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0]), 2.5);
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(interval_of_median(&hundred), [40.0, 61.0]);
+        let within = |high| Row::within("a", 0.5, "%", [0.1, high], Aim::AtMost(1.0)).met;
+        assert_eq!((within(0.9), within(1.1)), (Some(true), Some(false)));
     }
 }

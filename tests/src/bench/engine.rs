@@ -21,14 +21,14 @@ use crate::scenario;
 const CLASSES: &str = "2";
 
 /// A training that both sides do.
-struct Pair {
-    name: &'static str,
-    architecture: &'static str,
-    ranks: usize,
+pub(super) struct Pair {
+    pub(super) name: &'static str,
+    pub(super) architecture: &'static str,
+    pub(super) ranks: usize,
     side: i64,
     global_batch: i64,
     /// A prefix of what is trained beside the head; `*` is everything.
-    unfreeze: &'static str,
+    pub(super) unfreeze: &'static str,
     precision: &'static str,
     /// What Graft's images per second should at least be, as a multiple of PyTorch's.
     aim: f64,
@@ -37,7 +37,7 @@ struct Pair {
 /// A step of one rank on 16 images, all of the network trained.
 const STEP: Pair = Pair { name: "", architecture: "", ranks: 1, side: 128, global_batch: 16, unfreeze: "*", precision: "fp32", aim: 1.0 };
 
-const PAIRS: &[Pair] = &[
+pub(super) const PAIRS: &[Pair] = &[
     Pair { name: "step of 1 rank, ResNet-18, batch 16, 128 px", architecture: "resnet18", ..STEP },
     Pair { name: "step of 1 rank, MobileNetV2, batch 16, 128 px", architecture: "mobilenet_v2", ..STEP },
     Pair { name: "step of 2 ranks, ResNet-18, batch 2 x 16, 128 px", architecture: "resnet18", ranks: 2, global_batch: 32, ..STEP },
@@ -66,12 +66,20 @@ const ON_GPU: &[Pair] = &[
 
 /// Where both sides compute.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Device {
+pub(super) enum Device {
     Cpu,
     Gpu,
 }
 
 impl Device {
+    /// Patients with three slices each; a GPU needs more for an epoch that can be measured.
+    fn patients(self) -> u32 {
+        match self {
+            Self::Cpu => 80,
+            Self::Gpu => 1200,
+        }
+    }
+
     /// Epochs of a run; the first one warms up and does not count.
     fn epochs(self) -> i32 {
         match self {
@@ -102,10 +110,10 @@ fn run(bench: &str, device: Device, pairs: &'static [Pair]) -> Result<()> {
     let rounds = rounds();
     let only = std::env::var("GRAFT_BENCH_ONLY").unwrap_or_default();
     let pairs: Vec<&Pair> = pairs.iter().filter(|pair| pair.name.contains(&only)).collect();
-    let lab = Lab::new(device, &pairs)?;
+    let lab = Lab::new(device, &pairs, device.patients())?;
     let mut rows = Vec::new();
     for pair in pairs {
-        let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair, &[]), || lab.torch("train", pair, lab.trained))?;
+        let (ours, theirs) = lab.turns(pair.name, rounds, || lab.graft(pair), || lab.torch("train", pair, lab.trained))?;
         rows.push(row(pair.name, (&ours, &theirs), "images/s", |s| s.images_per_second, Aim::AtLeast(pair.aim)));
         if device == Device::Gpu || pair.ranks == 1 && pair.unfreeze == "*" {
             let name = format!("start to first step, {}", pair.architecture);
@@ -131,52 +139,28 @@ fn run(bench: &str, device: Device, pairs: &'static [Pair]) -> Result<()> {
     Ok(())
 }
 
-/// Read by `trainer/src/rank/mod.rs`.
-const STEPS_UNTOLD: (&str, &str) = ("GRAFT_STEPS", "untold");
-
-/// What metrics cost: the same steps with each one told to the agent and counted, and without. The smallest step is the worst case.
-pub(super) fn metrics() -> Result<()> {
-    let pairs: Vec<&Pair> =
-        PAIRS.iter().filter(|pair| ["resnet18", "mobilenet_v1_025"].contains(&pair.architecture) && pair.unfreeze == "*").collect();
-    let lab = Lab::new(Device::Cpu, &pairs)?;
-    let mut rows = Vec::new();
-    for pair in pairs {
-        let (with, without) = lab.turns(pair.name, rounds(), || lab.graft(pair, &[]), || lab.graft(pair, &[STEPS_UNTOLD]))?;
-        rows.push(row(
-            &format!("{}, with metrics beside without", pair.name),
-            (&with, &without),
-            "images/s",
-            |s| s.images_per_second,
-            Aim::AtLeast(0.99),
-        ));
-    }
-    print("metrics", &conditions(), &rows);
-    Ok(())
-}
-
 fn row(name: &str, (ours, theirs): (&[Seen], &[Seen]), unit: &'static str, of: impl Fn(&Seen) -> f64, aim: Aim) -> Row {
     let values = |list: &[Seen]| list.iter().map(&of).collect::<Vec<_>>();
     Row::of_runs(name, &values(ours), unit, &values(theirs), aim)
 }
 
 /// Data and weights that both sides read, and the processors that both are pinned to.
-struct Lab {
+pub(super) struct Lab {
     device: Device,
-    folder: tempfile::TempDir,
+    pub(super) folder: tempfile::TempDir,
     /// Images that are trained on.
     trained: usize,
     /// All images.
     all: usize,
     /// As `taskset` takes them.
-    processors: String,
+    pub(super) processors: String,
 }
 
 impl Lab {
-    fn new(device: Device, pairs: &[&Pair]) -> Result<Self> {
+    pub(super) fn new(device: Device, pairs: &[&Pair], patients: u32) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        // Three slices each; a GPU needs more for an epoch that can be measured.
-        let patients = if device == Device::Cpu { "80" } else { "1200" };
-        let generated = Command::new(scenario::binary("graft")?).args(["generate", "--patients", patients]).arg(folder.path()).output()?;
+        let generated =
+            Command::new(scenario::binary("graft")?).args(["generate", "--patients", &patients.to_string()]).arg(folder.path()).output()?;
         anyhow::ensure!(generated.status.success(), "graft generate: {}", String::from_utf8_lossy(&generated.stderr).trim());
         let manifest = std::fs::read_to_string(folder.path().join("phantom/manifest.csv"))?;
         let trained = manifest.lines().filter(|line| line.split(',').any(|field| field == "train")).count();
@@ -195,7 +179,7 @@ impl Lab {
     }
 
     /// `taskset -c PROCESSORS PROGRAM`.
-    fn pinned(&self, program: &Path) -> Command {
+    pub(super) fn pinned(&self, program: &Path) -> Command {
         let mut command = Command::new("taskset");
         command.args(["-c", &self.processors]).arg(program);
         command
@@ -246,11 +230,20 @@ impl Lab {
         })
     }
 
-    fn run(&self, pair: &Pair, environment: &[(&str, &str)]) -> Result<Told> {
+    fn run(&self, pair: &Pair) -> Result<Told> {
+        let file = self.folder.path().join("job.json");
+        std::fs::write(&file, self.job(pair, self.device.epochs()).to_string())?;
+        let mut command = self.pinned(&scenario::binary("graft")?);
+        command.arg("run").arg(&file);
+        self.listen(command)
+    }
+
+    /// The TransferJob of a pair, over so many epochs, whose output is empty.
+    pub(super) fn job(&self, pair: &Pair, epochs: i32) -> Value {
         let output = self.folder.path().join("out");
         let _ = std::fs::remove_dir_all(&output);
         let uri = |path: &Path| format!("file://{}", path.display());
-        let job = json!({
+        json!({
             "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": "engine"},
             "spec": {
                 "task": {"classes": ["normal", "lesion"], "positiveClass": "lesion"},
@@ -258,22 +251,17 @@ impl Lab {
                              "preprocessing": {"size": pair.side, "fit": "stretch"}},
                 "data": {"train": {"uri": uri(&self.folder.path().join("phantom")), "manifest": "manifest.csv"},
                          "columns": {"patient": "patient", "split": "split"}},
-                "fineTune": {"unfreeze": [pair.unfreeze], "epochs": self.device.epochs(), "globalBatchSize": pair.global_batch,
+                "fineTune": {"unfreeze": [pair.unfreeze], "epochs": epochs, "globalBatchSize": pair.global_batch,
                              "precision": pair.precision, "optimizer": {"name": "sgd", "learningRate": "1e-3"}},
                 "head": {"epochs": 1},
                 "workers": if self.device == Device::Cpu { json!({"processes": pair.ranks}) } else { json!({"gpus": pair.ranks}) },
                 "output": {"uri": uri(&output)}
             }
-        });
-        let file = self.folder.path().join("job.json");
-        std::fs::write(&file, job.to_string())?;
-        let mut command = self.pinned(&scenario::binary("graft")?);
-        command.arg("run").arg(&file).envs(environment.iter().copied());
-        self.listen(command)
+        })
     }
 
-    fn graft(&self, pair: &Pair, environment: &[(&str, &str)]) -> Result<Seen> {
-        let told = self.run(pair, environment)?;
+    fn graft(&self, pair: &Pair) -> Result<Seen> {
+        let told = self.run(pair)?;
         let epochs = told.events("epoch").filter(|(_, e)| e["stage"] == "fineTune").skip(1);
         let speeds: Vec<f64> = epochs.filter_map(|(_, e)| e["samples_per_second"].as_f64()).collect();
         let first_step_seconds = told.events("firstStep").map(|(at, _)| at).next().context("no first step")?;
@@ -302,7 +290,7 @@ impl Lab {
 
     /// The stage that runs the backbone over all images, after a fine-tuning of the head that warms up and fills the cache.
     fn features(&self, pair: &Pair) -> Result<Seen> {
-        let told = self.run(pair, &[])?;
+        let told = self.run(pair)?;
         let began = told.events("progress").find(|(_, e)| e["stage"] == "features").context("no features")?.0;
         let ended = told.when("features of ").context("no end of the features")?;
         Ok(Seen { images_per_second: self.all as f64 / (ended - began), peak_bytes: told.peak_bytes, first_step_seconds: f64::NAN })

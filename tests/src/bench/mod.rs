@@ -7,6 +7,7 @@ mod engine;
 mod input;
 mod install;
 mod local;
+mod metrics;
 mod operator;
 mod parity;
 mod start;
@@ -21,7 +22,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("covid-ct-lpft", "the same after linear probing, then fine-tuning of seven convolutions"),
     ("start", "kubectl apply to the first training step, in parts"),
     ("install", "helm install to a ready operator, with the image on the node"),
-    ("metrics", "training steps with metrics beside the same without"),
+    ("metrics", "what telling, counting and scraping steps costs of a training step"),
     ("operator", "memory when idle, and writes to the API server over a job's life"),
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
     ("input", "images and manifests read beside torchvision, Pillow and pydicom"),
@@ -40,7 +41,7 @@ pub fn run(name: &str) -> Result<()> {
         "covid-ct-lpft" => accuracy::run(&accuracy::PROBE_THEN_TUNE),
         "start" => start::run(),
         "install" => install::run(),
-        "metrics" => engine::metrics(),
+        "metrics" => metrics::run(),
         "operator" => operator::run(),
         "ddp" => ddp::run(),
         "engine" => engine::on_cpu(),

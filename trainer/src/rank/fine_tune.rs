@@ -156,6 +156,7 @@ impl Trainer {
         let number = u32::try_from(epoch).unwrap_or(u32::MAX);
         let plan = sampler.epoch(number);
         self.stepper.begin_epoch(rank, recipe, sampler, number)?;
+        rank.telling.begin_epoch();
         let mut trained = 0;
         for step in 0..plan.steps() {
             let factor = self.schedule.factor(epoch * plan.steps() as u64 + step as u64);

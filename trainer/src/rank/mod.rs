@@ -18,6 +18,7 @@ mod prepare;
 mod recorded;
 mod room;
 mod step;
+mod telling;
 
 pub(crate) use checkpoint::to_json;
 pub(crate) use fine_tune::judge;
@@ -41,6 +42,7 @@ use crate::output;
 
 use board::Board;
 use frozen::Frozen;
+use telling::Telling;
 
 pub use inputs::padding;
 pub(crate) use inputs::{Normaliser, Recipe, said};
@@ -116,8 +118,7 @@ pub(crate) struct Rank {
     boardless: bool,
     /// What is done now is a part of another stage: it tells neither progress nor history.
     aside: bool,
-    /// Each step is told to the agent, which counts it; off where somebody measures what that costs.
-    tells_steps: bool,
+    telling: Telling,
     /// Images in one forward pass without gradients.
     pub(crate) evaluated_at_once: usize,
 }
@@ -161,7 +162,7 @@ fn run(start: &RankStart, started: SystemTime) -> Result<(), Failure> {
         board: None,
         boardless: false,
         aside: false,
-        tells_steps: std::env::var_os("GRAFT_STEPS").is_none_or(|value| value != "untold"),
+        telling: Telling::from_environment(),
         evaluated_at_once: if device == Device::Cpu { 32 } else { 256 },
         config,
     };

@@ -239,9 +239,7 @@ impl Stepper {
             times.backward += lap();
         }
         rank.step_done();
-        if rank.tells_steps {
-            say(&Event::Step(times));
-        }
+        rank.telling.step(times);
         Ok(())
     }
 
