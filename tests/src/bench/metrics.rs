@@ -37,7 +37,8 @@ struct Compared {
 }
 
 pub(super) fn run() -> Result<()> {
-    let chosen = |pair: &&Pair| ["resnet18", "mobilenet_v1_025"].contains(&pair.architecture) && pair.unfreeze == "*";
+    let only = std::env::var("GRAFT_BENCH_ONLY").unwrap_or_default();
+    let chosen = |pair: &&Pair| ["resnet18", "mobilenet_v1_025"].contains(&pair.architecture) && pair.unfreeze == "*" && pair.name.contains(&only);
     let pairs: Vec<&Pair> = PAIRS.iter().filter(chosen).collect();
     let lab = Lab::new(Device::Cpu, &pairs, PATIENTS)?;
     let before = conditions();
