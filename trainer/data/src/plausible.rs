@@ -51,7 +51,9 @@ fn look(mut source: impl BufRead + Seek, bytes: u64, part: Part) -> Option<bool>
 /// The same of the data set from where `source` is to its end, which lies so many bytes behind its beginning.
 fn within(source: impl Read + Seek, end: u64, syntax: &TransferSyntax, part: Part) -> Option<bool> {
     let mut reader = LazyDataSetReader::new_with_ts(source, syntax).ok()?;
-    while let Some(Ok(token)) = reader.advance() {
+    while let Some(token) = reader.advance() {
+        // What reads values at once goes on where this one stops, and may come to a long one there.
+        let token = token.ok()?;
         let (length, position) = match &token {
             LazyDataToken::LazyValue { header, .. } if header.tag == tags::PIXEL_DATA && part == Part::Header => return Some(true),
             LazyDataToken::PixelSequenceStart if part == Part::Header => return Some(true),
@@ -64,7 +66,6 @@ fn within(source: impl Read + Seek, end: u64, syntax: &TransferSyntax, part: Par
         }
         token.skip().ok()?;
     }
-    // What cannot be read is refused for that where it is read.
     Some(true)
 }
 

@@ -16,13 +16,16 @@ const ZIGZAG: [usize; 64] = [
     36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Bits of a sample, by the header of the frame.
-pub(super) fn precision(bytes: &[u8]) -> Option<u8> {
+/// Bits of a sample, height and width, by the header of the frame.
+pub(super) fn header(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
     loop {
         let (code, segment, after) = marker(rest)?;
         match code {
-            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return segment.first().copied(),
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                let &[bits, high, low, left, right] = segment.first_chunk()?;
+                return Some((bits, usize::from(u16::from_be_bytes([high, low])), usize::from(u16::from_be_bytes([left, right]))));
+            }
             0xDA | 0xD9 => return None,
             _ => rest = after,
         }
@@ -349,7 +352,7 @@ mod tests {
         let frame = decode(&plain, 45, 31).unwrap();
         assert!(frame.samples.iter().zip(other.as_raw()).all(|(ours, theirs)| ours.abs_diff(u16::from(*theirs)) <= 1));
         let frame = decode(&coloured, 45, 31).unwrap();
-        assert_eq!((frame.components, frame.samples.len(), precision(&coloured)), (3, 45 * 31 * 3, Some(8)));
+        assert_eq!((frame.components, frame.samples.len(), header(&coloured)), (3, 45 * 31 * 3, Some((8, 31, 45))));
         let luma = image::load_from_memory_with_format(&coloured, ImageFormat::Jpeg).unwrap().into_rgb8();
         let bright = |pixel: &image::Rgb<u8>| 0.299 * f64::from(pixel[0]) + 0.587 * f64::from(pixel[1]) + 0.114 * f64::from(pixel[2]);
         assert!(frame.samples.chunks(3).zip(luma.pixels()).all(|(ours, theirs)| (f64::from(ours[0]) - bright(theirs)).abs() < 4.0));

@@ -49,10 +49,14 @@ pub(crate) fn unpack(object: &mut DefaultDicomObject, index: u32, size: [u32; 2]
         uids::JPEG2000_LOSSLESS | uids::JPEG2000 => Pixels::Samples(jpeg2000::decode(&packed(object, index)?, width, height)?),
         uids::JPEG_BASELINE8_BIT | uids::JPEG_EXTENDED12_BIT => {
             let bytes = packed(object, index)?;
-            if jpeg::precision(&bytes) != Some(12) && !(colours == "RGB" && unmarked(&bytes)) {
+            if sized(&bytes, width, height)? != 12 && !(colours == "RGB" && unmarked(&bytes)) {
                 return Ok(false);
             }
             Pixels::Samples(jpeg::decode(&bytes, width, height)?)
+        }
+        uids::JPEG_LOSSLESS | uids::JPEG_LOSSLESS_SV1 => {
+            sized(&packed(object, index)?, width, height)?;
+            return Ok(false);
         }
         uids::RLE_LOSSLESS if allocated == 32 => Pixels::Bytes(rle::decode(&packed(object, index)?, width * height, components, 4)?),
         syntax if colours == "YBR_FULL_422" && plain(syntax) && allocated == 8 => Pixels::Bytes(full(object, index, width * height)?),
@@ -60,6 +64,15 @@ pub(crate) fn unpack(object: &mut DefaultDicomObject, index: u32, size: [u32; 2]
     };
     replace(object, pixels, allocated, components)?;
     Ok(true)
+}
+
+/// Bits of a sample of a JPEG, if that has the size that the file's header says: the decoder makes room for what the JPEG says.
+fn sized(jpeg: &[u8], width: usize, height: usize) -> Result<u8, &'static str> {
+    match jpeg::header(jpeg) {
+        Some((bits, down, across)) if (across, down) == (width, height) => Ok(bits),
+        Some(_) => Err("has pixels of another size than its header says"),
+        None => Err("has JPEG pixels without a header"),
+    }
 }
 
 enum Pixels {
