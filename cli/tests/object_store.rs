@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use common::{Run, Site, command};
+use common::{Run, Site, command, documented};
 use graft_tests::object_store::{ObjectStore, PUBLIC, SECRET_KEY};
 use serde_json::Value;
 
@@ -79,6 +79,27 @@ fn a_job_is_the_same_whether_its_data_is_a_folder_or_a_prefix() {
     let said = format!("{}{}", changed.stdout, changed.stderr);
     assert!(said.contains("1 image files do not exist") && said.contains(&rows[3]), "{said}");
     assert_eq!(place.read(), [format!("/scans/lung/phantom/{}", rows[1])]);
+}
+
+#[test]
+fn a_prefix_is_inspected_by_its_names_and_tables() {
+    let place = Place::new();
+    let inspect = |uri: &str| {
+        let mut command = command(&["data", "inspect", uri]);
+        command.envs(place.store.variables()).env("XDG_CACHE_HOME", place.site.path("cache"));
+        Run::of(command.output().unwrap())
+    };
+    let local = inspect(&place.site.path("phantom").to_string_lossy()).stdout;
+    let run = inspect("s3://scans/lung/phantom");
+    assert_eq!(run.stdout, local.replace(&place.site.uri("phantom"), "s3://scans/lung/phantom"), "{}", run.stderr);
+    assert!(run.stdout.contains("uri: s3://scans/lung/phantom\n"), "{}", run.stdout);
+    assert_eq!(place.read(), ["/scans/lung/phantom/manifest.csv"], "no image");
+    assert_eq!(inspect("s3://scans/lung/phantom/manifest.csv").stdout, run.stdout);
+    place.store.put(&place.site.path("phantom"), "scans/covid-ct").unwrap();
+    let documented = documented("graft data inspect s3://").pop().unwrap();
+    assert_eq!(inspect(&documented).stdout, run.stdout.replace("s3://scans/lung/phantom", &documented));
+    let run = inspect("s3://scans/nothing");
+    assert!(run.code == Some(65) && run.stderr.contains("s3://scans/nothing: holds no object"), "{}", run.stderr);
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod sbom;
 pub mod scenario;
 pub mod schemas;
 pub mod trainers;
+pub mod web;
 
 /// Lower-case hexadecimal.
 #[must_use]

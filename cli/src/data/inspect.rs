@@ -1,13 +1,14 @@
 //! `graft data inspect`: the layout, its counts and a snippet, for people.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use graft_crds::contract::TrainerFailure;
 use graft_data::inspect::{self, Column, Inspection, Kind, Layout};
 use graft_data::series::Series;
+use graft_trainer::remote;
 
-use super::{Form, data_failure, json};
+use super::{Form, data_failure, here, json};
+use crate::validate::cache;
 
 /// So many series are shown as text.
 const SERIES: usize = 20;
@@ -15,9 +16,9 @@ const SERIES: usize = 20;
 /// Inspect and print.
 ///
 /// # Errors
-/// Nothing that is known lies there.
-pub fn run(path: &Path, form: Form) -> Result<(), TrainerFailure> {
-    let seen = inspect::inspect(path).map_err(|error| data_failure(&error))?;
+/// Nothing that is known lies there, or it cannot be fetched.
+pub fn run(uri: &str, form: Form) -> Result<(), TrainerFailure> {
+    let seen = if remote::elsewhere(uri) { afar(uri)? } else { inspect::inspect(&here(uri)?).map_err(|error| data_failure(&error))? };
     match form {
         Form::Json => json(&seen),
         Form::Text => {
@@ -25,6 +26,21 @@ pub fn run(path: &Path, form: Form) -> Result<(), TrainerFailure> {
             Ok(())
         }
     }
+}
+
+/// What is not on this machine: of images only the names are fetched. The folder where they are then is not spoken of.
+fn afar(uri: &str) -> Result<Inspection, TrainerFailure> {
+    let (folder, path) = remote::outline(uri, &cache("data"), |line| eprintln!("{line}")).map_err(|failure| failure.of_rank(None))?;
+    let own = folder.path().display().to_string();
+    let table = path.strip_prefix(folder.path()).map(|table| table.display().to_string()).unwrap_or_default();
+    let base = uri.strip_suffix(&table).unwrap_or(uri).trim_end_matches('/');
+    let mut seen = inspect::inspect(&path).map_err(|error| {
+        let failure = data_failure(&error);
+        TrainerFailure { message: failure.message.replace(&own, base), ..failure }
+    })?;
+    seen.snippet = seen.snippet.map(|snippet| snippet.replace(&format!("file://{own}"), base));
+    seen.notes.iter_mut().for_each(|note| *note = note.replace(&own, base));
+    Ok(seen)
 }
 
 fn text(seen: &Inspection) -> String {

@@ -10,6 +10,7 @@ use clap::Subcommand;
 use graft_crds::contract::{ExitReason, TrainerFailure};
 use graft_data::DataError;
 use graft_data::manifest::{self, Options, Slices, Splitting};
+use graft_trainer::remote;
 
 use crate::job::spec_failure;
 use crate::mounts::Mount;
@@ -36,7 +37,7 @@ pub enum Data {
     },
     /// Write the manifest that a job reads, from lists, tables, arrays, series of DICOM, volumes of NIfTI, masks, boxes or signals
     Manifest {
-        /// The data set's folder, or an .npz file
+        /// The data set's folder, or an .npz file, whose MD5 must be the published one if it is named as one of MedMNIST's
         path: PathBuf,
         /// Where the images of arrays or signals and their manifest go. Default: a folder beside the array, `spectrograms` beside the table
         #[arg(long)]
@@ -85,7 +86,7 @@ pub enum Data {
     },
     /// Recognise a data set's layout, count what is in it, and print what a job would say
     Inspect {
-        /// A folder or a table, also as file:///…
+        /// A folder or a table, also as file:///…, s3://…, gs://…, az:// or hf://datasets/…; of https://… a table
         uri: String,
         /// Print JSON
         #[arg(long)]
@@ -138,7 +139,7 @@ impl Data {
                 }
                 Ok(())
             }
-            Self::Inspect { uri, json } => inspect::run(&here(&uri)?, form(json)),
+            Self::Inspect { uri, json } => inspect::run(&uri, form(json)),
         }
     }
 }
@@ -152,8 +153,8 @@ fn check_share(share: f64) -> Result<(), TrainerFailure> {
 
 /// The absolute path that a URI or a path names.
 fn here(uri: &str) -> Result<PathBuf, TrainerFailure> {
-    if uri.starts_with("s3://") {
-        let text = format!("{uri}: folders and files of this machine are read here; name the prefix in a job, and see `graft validate`");
+    if remote::elsewhere(uri) {
+        let text = format!("{uri}: folders and files of this machine are read here; name it in the spec.data of a job, and the job's file here");
         return Err(spec_failure("FileNotReadable", text));
     }
     let path: &Path = graft_data::local_path(uri);

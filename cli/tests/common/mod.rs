@@ -122,6 +122,14 @@ pub fn graft(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
 }
 
+/// The words of the one command of docs/data.md that begins so, without `graft`.
+pub fn documented(beginning: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/data.md")).unwrap();
+    let commands: Vec<&str> = text.lines().filter(|line| line.starts_with(beginning)).collect();
+    assert_eq!(commands.len(), 1, "{beginning}: {commands:?}");
+    commands[0].split_whitespace().skip(1).map(str::to_owned).collect()
+}
+
 /// What a run said.
 pub struct Run {
     pub code: Option<i32>,

@@ -15,6 +15,7 @@ use crate::decimal::Decimal;
     validation = ("!(has(self.columns.split) && (has(self.test) || has(self.validation.uri)))", "spec.data.columns.split takes test and validation from the training manifest; remove spec.data.test and spec.data.validation.uri, or the split column"),
     validation = ("!(has(self.validation.fraction) && has(self.validation.uri))", "spec.data.validation takes either fraction or uri, not both"),
     validation = ("!(has(self.columns.patient) && has(self.patientFrom))", "spec.data.columns.patient already says whose image it is; remove it, or spec.data.patientFrom"),
+    validation = ("(!self.train.uri.startsWith('https:') || has(self.train.manifest)) && (!has(self.test) || !self.test.uri.startsWith('https:') || has(self.test.manifest)) && (!has(self.validation.uri) || !self.validation.uri.startsWith('https:') || has(self.validation.manifest))", "an https:// folder cannot be listed: name its manifest"),
     validation = ("!has(self.windows) || self.windows.size() != 2", "spec.data.windows takes one window, or three for the three channels")
 )]
 pub struct Data {
@@ -100,14 +101,14 @@ pub enum Duplicates {
     Record,
 }
 
-/// A set of labelled images: a folder with one folder per class, or a CSV manifest.
+/// A set of labelled images: a folder with one folder per class, or a manifest.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DataSet {
-    /// The folder, as `file:///absolute/path` or `s3://BUCKET/PREFIX` (or `gs://`, `az://`). Without a manifest it holds one folder per class.
-    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?)$"))]
+    /// `file:///FOLDER`, `s3://BUCKET/PREFIX` (or gs, az), `hf://datasets/OWNER/NAME@REVISION/FOLDER`, `https://HOST/FOLDER`. Without a manifest it holds one folder per class.
+    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?|hf://datasets/.+/.+|https://[^?#@]+)$"))]
     pub uri: String,
-    /// A CSV file in that folder, with a header; its paths are relative to the folder. Default: none, class folders are read.
+    /// A CSV or Parquet file in that folder; its paths are relative to the folder. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub manifest: Option<String>,
@@ -122,11 +123,11 @@ pub struct Validation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("double(self) > 0.0 && double(self) < 0.9", "spec.data.validation.fraction must lie between 0 and 0.9"))]
     pub fraction: Option<Decimal>,
-    /// A folder of its own, as `file:///absolute/path` or `s3://BUCKET/PREFIX`. Default: none.
+    /// A folder of its own, as of `train`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?)$"))]
+    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?|hf://datasets/.+/.+|https://[^?#@]+)$"))]
     pub uri: Option<String>,
-    /// A CSV file in that folder. Default: none, class folders are read.
+    /// A CSV or Parquet file in that folder. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub manifest: Option<String>,

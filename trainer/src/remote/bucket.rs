@@ -34,15 +34,17 @@ pub(crate) struct Object {
     /// Its ETag, or when it was written where the store has none.
     pub(super) version: String,
     pub(crate) bytes: u64,
+    /// Its digest, where the store says so.
+    pub(super) sha256: Option<String>,
 }
 
 impl Object {
     fn of(meta: &ObjectMeta) -> Self {
-        Self { version: meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339()), bytes: meta.size }
+        Self { version: meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339()), bytes: meta.size, sha256: None }
     }
 
     /// The version, if the store can be asked for it.
-    fn etag(&self) -> Option<String> {
+    pub(super) fn etag(&self) -> Option<String> {
         self.version.starts_with('"').then(|| self.version.clone())
     }
 }
@@ -257,7 +259,7 @@ fn missing() -> RemoteError {
 }
 
 /// Whether a key is the path of a file below a folder.
-fn is_path(key: &str) -> bool {
+pub(super) fn is_path(key: &str) -> bool {
     !key.is_empty() && !key.contains('\0') && Path::new(key).components().all(|part| matches!(part, Component::Normal(_)))
 }
 

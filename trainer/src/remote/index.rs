@@ -39,11 +39,11 @@ impl Index {
         Ok(Self { path, held, writer })
     }
 
-    /// Forgets, and removes from the folder `files`, what is not among `objects` in this version.
-    pub(super) fn keep(&mut self, files: &Path, objects: &Objects) -> Result<(), RemoteError> {
+    /// Forgets, and removes from the folder `files`, those of the keys that were `asked` for that are not among `objects` in this version.
+    pub(super) fn keep(&mut self, files: &Path, objects: &Objects, asked: impl Fn(&str) -> bool) -> Result<(), RemoteError> {
         let stays =
             |key: &String, held: &(String, u64, String)| objects.get(key).is_some_and(|object| (&object.version, object.bytes) == (&held.0, held.1));
-        let gone: Vec<String> = self.held.iter().filter(|(key, held)| !stays(key, held)).map(|(key, _)| key.clone()).collect();
+        let gone: Vec<String> = self.held.iter().filter(|(key, held)| asked(key) && !stays(key, held)).map(|(key, _)| key.clone()).collect();
         for key in gone {
             let path = files.join(&key);
             match fs::remove_file(&path) {

@@ -1,11 +1,13 @@
-//! What comes from the network, weights and data: one client, object stores, and plain downloads that go on where they broke off. Nothing
-//! here shows a secret: not a token, not a key, not the signature of an address.
+//! What comes from the network, weights and data: one client, object stores, the Hugging Face Hub, and plain downloads that go on where they
+//! broke off. Nothing here shows a secret: not a token, not a key, not the signature of an address.
 
 mod bucket;
 mod client;
 mod guard;
 mod index;
 mod mirror;
+mod server;
+mod store;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +16,10 @@ use std::time::Duration;
 
 pub(crate) use bucket::{Bucket, in_a_store};
 pub(crate) use guard::{agent, on_loopback};
-pub use mirror::{is_remote, local};
+pub use mirror::{elsewhere, is_remote, local, outline};
+
+/// The hub that `hf://` means where the environment names no other in `HF_ENDPOINT`.
+const HUB: &str = "https://huggingface.co";
 
 /// Files that are fetched at once: small ones wait for the server more than for the line.
 const CONNECTIONS: usize = 8;
@@ -54,6 +59,24 @@ fn denied(status: u16) -> RemoteError {
     unreachable(why, true)
 }
 
+/// The hub of `hf://`, without a slash at its end.
+pub(crate) fn hub(environment: impl Fn(&str) -> Option<String>) -> String {
+    environment("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned()).trim_end_matches('/').to_owned()
+}
+
+/// Why an answer of this status is none, if trying again may help.
+///
+/// # Errors
+/// It cannot.
+fn refusal(status: u16) -> Result<String, RemoteError> {
+    match status {
+        401 | 403 => Err(denied(status)),
+        404 | 410 => Err(unreachable(format!("HTTP {status}: the server does not have it"), true)),
+        429 | 500.. => Ok(format!("HTTP {status}")),
+        _ => Err(unreachable(format!("HTTP {status}"), true)),
+    }
+}
+
 /// What went wrong, without the address, whose query may be a secret.
 fn plain(error: &ureq::Error, url: &str) -> String {
     error.to_string().replace(url, shown(url))
@@ -79,6 +102,8 @@ pub(crate) struct Download<'a> {
     pub(crate) url: &'a str,
     /// What a server is shown that asks for a bearer token.
     pub(crate) token: Option<&'a str>,
+    /// The version that a part of it must be of, where the server has names for versions.
+    pub(crate) version: Option<&'a str>,
     /// More bytes are not taken.
     pub(crate) limit: u64,
     /// Whether a file of the disk is all of it.
@@ -116,6 +141,10 @@ impl Download<'_> {
         let mut request = self.agent.get(self.url);
         if have > 0 {
             request = request.header("Range", format!("bytes={have}-"));
+            // Of another version all of it comes.
+            if let Some(version) = self.version {
+                request = request.header("If-Range", version);
+            }
         }
         if let Some(token) = self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -138,10 +167,7 @@ impl Download<'_> {
                 fs::remove_file(partial).map_err(io)?;
                 return Ok(Try::Broken("the server has a shorter file".into()));
             }
-            401 | 403 => return Err(denied(status)),
-            404 | 410 => return Err(unreachable(format!("HTTP {status}: the server does not have it"), true)),
-            429 | 500.. => return Ok(Try::Broken(format!("HTTP {status}"))),
-            _ => return Err(unreachable(format!("HTTP {status}"), true)),
+            _ => return refusal(status).map(Try::Broken),
         };
         let mut body = response.body_mut().as_reader();
         let mut buffer = vec![0; 1 << 18];

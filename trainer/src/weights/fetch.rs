@@ -5,11 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_FILE, WeightsError};
-use crate::remote::{Bucket, Download, RemoteError, agent, environment, in_a_store, on_loopback, shown};
+use crate::remote::{Bucket, Download, RemoteError, agent, environment, hub, in_a_store, on_loopback, shown};
 use crate::storage;
-
-/// The hub that `hf://` means where the environment names no other in `HF_ENDPOINT`.
-const HUB: &str = "https://huggingface.co";
 
 /// The file that `uri` names. `file://` is where it is; `https://`, `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY` and
 /// `hf://ORG/REPO@REVISION/FILE` are downloaded into `folder`, unless they lie there, and then `sha256` must be given. `HF_ENDPOINT`,
@@ -25,7 +22,7 @@ pub fn locate(uri: &str, sha256: Option<&str>, folder: &Path, mut log: impl FnMu
     if uri.starts_with("file://") {
         return Ok(graft_data::local_path(uri).to_path_buf());
     }
-    let hub = environment("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned());
+    let hub = hub(environment);
     let refused = |why: String| WeightsError::Unreachable { uri: shown(uri).to_owned(), why, permanent: true };
     let source = if in_a_store(uri) {
         if uri.split_once("://").and_then(|(_, rest)| rest.split_once("/")).is_none_or(|(_, key)| key.is_empty()) {
@@ -52,7 +49,7 @@ fn address(uri: &str, hub: &str) -> Option<String> {
     let (name, rest) = rest.split_once('@')?;
     let (revision, file) = rest.split_once('/')?;
     let whole = [owner, name, revision, file].iter().all(|part| !part.is_empty() && !part.split('/').any(|step| step == ".."));
-    whole.then(|| format!("{}/{owner}/{name}/resolve/{revision}/{file}", hub.trim_end_matches('/')))
+    whole.then(|| format!("{hub}/{owner}/{name}/resolve/{revision}/{file}"))
 }
 
 /// Weights on their way into a folder.
@@ -106,7 +103,7 @@ impl Fetch<'_> {
         let done = match &self.source {
             Source::Server { url, token, agent } => {
                 let is_whole = |path: &Path| digest_of(path).is_ok_and(|found| found == self.digest);
-                Download { agent, url, token: token.as_deref(), limit: MAX_FILE, is_whole: &is_whole }.complete(partial)
+                Download { agent, url, token: token.as_deref(), version: None, limit: MAX_FILE, is_whole: &is_whole }.complete(partial)
             }
             Source::Store(bucket) => bucket.object().and_then(|object| {
                 if object.bytes > MAX_FILE {
@@ -139,7 +136,7 @@ mod tests {
 
     #[test]
     fn an_hf_uri_is_an_address_of_the_hub() {
-        let at = |uri| address(uri, "https://hub.example/");
+        let at = |uri| address(uri, "https://hub.example");
         assert_eq!(
             at("hf://timm/resnet18.a1_in1k@491b427/model.safetensors").unwrap(),
             "https://hub.example/timm/resnet18.a1_in1k/resolve/491b427/model.safetensors"
