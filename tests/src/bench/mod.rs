@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod ddp;
+mod doctor;
 mod engine;
 mod input;
 mod install;
@@ -26,6 +27,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("operator", "memory when idle, and writes to the API server over a job's life"),
     ("ddp", "a training step on two ranks beside PyTorch's DistributedDataParallel"),
     ("input", "images and manifests read beside torchvision, Pillow and pydicom"),
+    ("doctor", "duplicates and shortcuts among 100,000 pictures that are decoded already, and the memory of it"),
     ("engine", "steps, features, memory and start of the training engine beside PyTorch's usual loop"),
     ("gpu", "steps and features beside PyTorch on an NVIDIA GPU; needs a build with the feature cuda"),
 ];
@@ -44,6 +46,7 @@ pub fn run(name: &str) -> Result<()> {
         "metrics" => metrics::run(),
         "operator" => operator::run(),
         "ddp" => ddp::run(),
+        "doctor" => doctor::run(),
         "engine" => engine::on_cpu(),
         "gpu" => engine::on_gpu(),
         "input" => input::run(),

@@ -133,6 +133,70 @@ fn the_lists_of_bccd_are_clean() {
     assert!(report.is_clean(), "{:?} {:?}", report.pairs, report.shortcuts);
 }
 
+/// Arrays of MNIST or USPS: the sides of its images, and of training and testing the pixels and labels.
+fn digits(path: &Path) -> (u32, [(Vec<u8>, Vec<u8>); 2]) {
+    let mut archive = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
+    let mut array = |name: &str| {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut archive.by_name(&format!("{name}.npy")).unwrap(), &mut bytes).unwrap();
+        bytes.split_off(128)
+    };
+    let both = ["train", "test"].map(|split| (array(&format!("{split}_images")), array(&format!("{split}_labels"))));
+    let side = (both[1].0.len() / both[1].1.len()).isqrt();
+    (side as u32, both)
+}
+
+/// Digits resemble each other more than any medical pictures do, and their official splits are sound: a pair would be a false alarm.
+#[test]
+fn the_official_splits_of_digits_are_clean() {
+    for (name, step) in [("usps", 1), ("mnist", 6)] {
+        let Some(path) = real("the_official_splits_of_digits_are_clean", &format!("digits/{name}.npz")) else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let mut rows = String::from("image,label,patient,split\n");
+        let (side, both) = digits(&path);
+        for (split, (pixels, labels)) in ["train", "test"].into_iter().zip(&both) {
+            for (n, (pixels, label)) in pixels.chunks_exact((side * side) as usize).zip(labels).step_by(step).enumerate() {
+                let file = format!("{split}-{n}.png");
+                GrayImage::from_raw(side, side, pixels.to_vec()).unwrap().save(folder.path().join(&file)).unwrap();
+                let split = if split == "train" && n % 10 == 0 { "val" } else { split };
+                rows += &format!("{file},{label},{file},{split}\n");
+            }
+        }
+        fs::write(folder.path().join("m.csv"), rows).unwrap();
+        let report = examine(&manifest(folder.path(), "m.csv", "patient"));
+        println!("{name}: {}", report.line());
+        let harmful = report.harmful_pairs();
+        assert_eq!((harmful.across_splits, harmful.label_conflicts), (0, 0), "{name}: {:?}", report.pairs);
+        assert!(report.shortcuts.is_empty(), "{name}: {:?}", report.shortcuts);
+    }
+}
+
+/// Every fourth character of Omniglot, with training and testing by its two parts: no stroke in one is a copy of one in the other.
+#[test]
+fn the_two_parts_of_omniglot_are_clean() {
+    let Some(path) = real("the_two_parts_of_omniglot_are_clean", "omniglot/omniglot.zip") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut archive = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
+    let names: Vec<String> = archive.file_names().map(|name| name.unwrap().into_owned()).filter(|name| name.ends_with(".png")).collect();
+    let characters: std::collections::BTreeSet<String> = names.iter().map(|name| name.rsplit_once('/').unwrap().0.to_owned()).collect();
+    let chosen: std::collections::BTreeSet<String> = characters.into_iter().step_by(4).collect();
+    let mut rows = String::from("image,label,patient,split\n");
+    for (n, name) in names.iter().filter(|name| chosen.contains(name.rsplit_once('/').unwrap().0)).enumerate() {
+        std::io::copy(&mut archive.by_name(name).unwrap(), &mut fs::File::create(folder.path().join(format!("{n}.png"))).unwrap()).unwrap();
+        let split = if name.starts_with("images_evaluation") { "test" } else { ["train", "train", "val"][n / 20 % 3] };
+        rows += &format!("{n}.png,{},{n},{split}\n", ["even", "odd"][n / 20 % 2]);
+    }
+    fs::write(folder.path().join("m.csv"), rows).unwrap();
+    let report = examine(&manifest(folder.path(), "m.csv", "patient"));
+    println!("{}", report.line());
+    assert!(
+        report.images > 8000 && report.harmful_pairs().across_splits == 0 && report.shortcuts.is_empty(),
+        "{:?} {:?}",
+        report.pairs,
+        report.shortcuts
+    );
+}
+
 #[test]
 fn covid_ct_has_two_pictures_under_both_labels() {
     let Some(root) = real("covid_ct_has_two_pictures_under_both_labels", "covid-ct") else { return };

@@ -19,6 +19,7 @@ pub use shortcut::Shortcut;
 
 use crate::dataset::{Dataset, Sample, Split};
 use crate::decode::{Reading, guarded, read_file};
+use crate::doctor::fingerprint::SIDE;
 use crate::doctor::near::{Near, near_duplicates};
 use crate::parallel;
 
@@ -35,7 +36,10 @@ pub fn judge(dataset: &Dataset, prints: &[Option<Fingerprint>], threads: usize) 
     let (places, kept): (Vec<usize>, Vec<(&Sample, &Fingerprint)>) =
         dataset.samples.iter().zip(prints).enumerate().filter_map(|(index, (sample, print))| Some((index, (sample, print.as_ref()?)))).unzip();
     let greys: Vec<&[u8]> = kept.iter().map(|(_, print)| print.grey.as_slice()).collect();
-    let near = near_duplicates(&greys, threads);
+    let mut near = near_duplicates(&greys, threads);
+    // Fewer pixels than are compared hold too little to tell a copy from a likeness: strokes of a pen, at 16 x 16. Equal ones are copies still.
+    let whole = |index: usize| kept[index].1.facts.width.min(kept[index].1.facts.height) as usize >= SIDE;
+    near.retain(|pair| whole(pair.first) && whole(pair.second));
     let mut report = count(dataset, &kept, &places, &near);
     report.undecodable = prints.iter().filter(|print| print.is_none()).count();
     report.shortcuts = shortcut::find(&dataset.classes, &kept);
