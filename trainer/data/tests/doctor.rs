@@ -133,8 +133,11 @@ fn the_lists_of_bccd_are_clean() {
     assert!(report.is_clean(), "{:?} {:?}", report.pairs, report.shortcuts);
 }
 
-/// Arrays of MNIST or USPS: the sides of its images, and of training and testing the pixels and labels.
-fn digits(path: &Path) -> (u32, [(Vec<u8>, Vec<u8>); 2]) {
+/// Pixels and labels.
+type Digits = (Vec<u8>, Vec<u8>);
+
+/// Arrays of MNIST or USPS: the sides of its images, and what is for training and for testing.
+fn digits(path: &Path) -> (u32, [Digits; 2]) {
     let mut archive = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
     let mut array = |name: &str| {
         let mut bytes = Vec::new();
