@@ -1,6 +1,6 @@
 # The trainer image for people who have docker; `cargo xtask image` writes the same contents without it.
 FROM rust:1.95-bookworm AS build
-RUN apt-get update && apt-get install -y --no-install-recommends g++ python3 python3-pip && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends g++ cmake nasm python3 python3-pip && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 ENV GRAFT_CACHE=/cache

@@ -13,7 +13,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::mem::InMemDicomObject;
 use dicom_object::meta::FileMetaTableBuilder;
-use graft_data::inspect::{Layout, inspect};
+use graft_data::inspect::{Kind, Layout, inspect};
 use graft_data::manifest::{self, Options, Slices, Splitting, Written};
 use graft_data::{Dataset, Reading, Split, decode};
 
@@ -319,8 +319,17 @@ fn tables_of_studies_and_measurements_say_whose_rows_they_are() {
     let seen = inspect(&data.join("tabular/parkinsons.csv")).unwrap();
     assert_eq!((seen.layout, seen.images, seen.patients), (Layout::Measurements, 195, Some(32)));
     assert!(seen.notes[0].starts_with("195 rows are of 32 subjects by column \"name\", without the number at its end,"), "{:?}", seen.notes);
+    assert!(seen.notes.iter().any(|note| note.contains("on subjects it has not seen; a split of rows would promise")), "{:?}", seen.notes);
     let seen = inspect(&data.join("tabular/breast-cancer-wisconsin.csv")).unwrap();
     assert_eq!((seen.layout, seen.images, seen.patients), (Layout::Measurements, 569, Some(569)));
+    assert!(seen.columns.len() == 30 && seen.columns.iter().all(|column| matches!(column.kind, Kind::Numeric { .. }) && column.missing == 0));
+    assert!(seen.notes[0].starts_with("logistic regression of the 30 numbers of a row tells \"M\" with AUROC 0.99"), "{:?}", seen.notes);
+    let seen = inspect(&data.join("tabular/SAheart.data")).unwrap();
+    let of = |name: &str| seen.columns.iter().find(|column| column.name == name).unwrap().kind.clone();
+    assert_eq!((seen.images, of("famhist"), of("age")), (462, Kind::Categorical { levels: 2 }, Kind::Numeric { least: 15.0, most: 64.0 }));
+    let seen = inspect(&data.join("tabular/pima-indians-diabetes.csv")).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.columns.len()), (Layout::Measurements, 768, 8));
+    assert!(seen.notes[0].starts_with("there is no header") && seen.notes[1].contains("tells \"1\" with AUROC 0.8"), "{:?}", seen.notes);
     let seen = inspect(&data.join("tables/lidc_meta_info.csv.gz")).unwrap();
     assert_eq!((seen.layout, seen.patients.is_some_and(|patients| patients > 800)), (Layout::Malignancy, true));
     // The list of nodules has no header. Counted by awk from its columns 2, 18 to 21 and 30.

@@ -23,6 +23,9 @@ fn pictures_do_not_crash() {
             assert!(done.is_ok(), "{}", path.display());
         }
         assert!(std::panic::catch_unwind(|| grey_values(&bytes).map(drop)).is_ok(), "{}", path.display());
+        if path.parent().is_some_and(|target| target.ends_with("dicom")) {
+            assert!(decode(&bytes, Some(0), &Reading::default()).is_err(), "{} is a picture", path.display());
+        }
     }
 }
 

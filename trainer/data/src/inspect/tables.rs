@@ -10,6 +10,8 @@ use crate::manifest::{SignalColumns, signal_columns};
 use crate::source::named;
 use crate::table::text as table_text;
 
+/// How columns of a table without a header are called, before their number.
+const NUMBERED: &str = "column ";
 /// Columns that name images.
 const IMAGE: [&str; 6] = ["image", "input", "path", "file", "filename", "image_path"];
 
@@ -22,7 +24,16 @@ pub(crate) fn read_table(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRec
     if nodules::recognised(&header) {
         return Ok(nodules::with_header(std::iter::once(header).chain(rows)));
     }
+    if is_row(&header) {
+        let numbered = (1..=header.len()).map(|number| format!("{NUMBERED}{number}")).collect();
+        return Ok((numbered, std::iter::once(header).chain(rows).collect()));
+    }
     Ok((header.iter().map(|name| name.trim().to_owned()).collect(), rows))
+}
+
+/// Whether the first line of a table is a row of numbers and no header.
+fn is_row(line: &csv::StringRecord) -> bool {
+    line.len() > 1 && line.iter().all(|field| field.trim().parse::<f64>().is_ok())
 }
 
 /// The files that a table names in the column of images; none where it has no such column.
@@ -58,6 +69,11 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
         && let Some(label) = label.or_else(|| column(&["status", "outcome", "chd"]))
     {
         return Ok(measurements(&header, &rows, label));
+    }
+    if header.first().is_some_and(|name| name.starts_with(NUMBERED)) {
+        let mut seen = measurements(&header, &rows, header.len() - 1);
+        seen.notes.insert(0, "there is no header: columns are numbered, and the last is taken for the label".into());
+        return Ok(seen);
     }
     let (Some(image), Some(label)) = (image, label) else {
         let what = format!("{}:1: no column of images and labels among {}", path.display(), header.join(", "));
