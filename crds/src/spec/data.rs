@@ -39,7 +39,7 @@ pub struct Data {
     /// The same picture in two splits or under two labels: the job fails, leaves copies of test pictures out of training, or records it. Default: record.
     #[serde(default)]
     pub duplicates: Duplicates,
-    /// When an image cannot be decoded: `stop` before training, or `skip` it and count it in status.data. Default: stop.
+    /// Images that cannot be decoded: `stop` before training, or `skip` and count them in status.data. Default: stop.
     #[serde(default)]
     pub on_bad_input: BadInput,
     /// Why paths or columns that look like names, birth dates, contacts or record numbers are none, or may be here. Default: none, they are refused.
@@ -108,7 +108,7 @@ pub struct DataSet {
     /// `file:///FOLDER`, `s3://BUCKET/PREFIX` (or gs, az), `hf://datasets/OWNER/NAME@REVISION/FOLDER`, `https://HOST/FOLDER`. Without a manifest: a folder per class.
     #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(file:///.+|(s3|gs|az)://[^/]+(/.*)?|hf://datasets/.+/.+|https://[^?#@]+)$"))]
     pub uri: String,
-    /// A CSV or Parquet file in that folder; its paths are relative to the folder. Default: none, class folders are read.
+    /// A CSV or Parquet file in that folder, whose paths start there. Default: none, class folders are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub manifest: Option<String>,
