@@ -10,10 +10,12 @@ use graft_crds::spec::Data;
 use crate::dataset::{Sets, Split};
 use crate::error::{Finding, Reason, nearest, pseudonym};
 use crate::source::Record;
-use crate::{patients, phi};
+use crate::{parallel, patients, phi};
 
 /// From so many files of a folder on, it is listed.
 const LISTED: usize = 32;
+/// So many paths are looked at in one go.
+const CHUNK: usize = 4096;
 
 /// Names in quotes, as many as fit into a message.
 pub(crate) fn quoted(names: &[String]) -> String {
@@ -66,21 +68,28 @@ pub(crate) fn check_personal(data: &Data, sets: &Sets, findings: &mut Vec<Findin
         findings.retain(|finding| finding.reason != Reason::PersonalData);
         return;
     }
+    let records: Vec<(usize, &Record)> = sets.iter().flat_map(|set| set.iter().enumerate()).collect();
+    let chunks: Vec<&[(usize, &Record)]> = records.chunks(CHUNK).collect();
+    let looked =
+        |chunk: usize| -> Vec<(phi::Personal, String)> { chunks[chunk].iter().filter_map(|(number, record)| personal(*number, record)).collect() };
     let mut found: BTreeMap<phi::Personal, Vec<String>> = BTreeMap::new();
-    for (number, record) in sets.iter().flat_map(|set| set.iter().enumerate()) {
-        if let Some(kind) = phi::path(&record.key) {
-            let place = match record.place.row {
-                Some(row) => format!("{}:{row}", record.place.file),
-                None => format!("{}, image {} in the order of paths", record.place.file, number + 1),
-            };
-            found.entry(kind).or_default().push(place);
-        }
+    for (kind, place) in parallel::map(chunks.len(), parallel::processors(), looked).into_iter().flatten() {
+        found.entry(kind).or_default().push(place);
     }
     for (kind, places) in found {
         let what = format!("{} paths of images look like {}; paths stand in predictions and reports", places.len(), kind.name());
         let remedy = "rename the files; spec.data.allowPersonalData gives a reason if it is none";
         findings.push(Finding::new(Reason::PersonalData, what, places, remedy));
     }
+}
+
+/// What the path of a record looks like, and where it stands; `number` is its place in its set.
+fn personal(number: usize, record: &Record) -> Option<(phi::Personal, String)> {
+    let place = || match record.place.row {
+        Some(row) => format!("{}:{row}", record.place.file),
+        None => format!("{}, image {} in the order of paths", record.place.file, number + 1),
+    };
+    phi::path(&record.key).map(|kind| (kind, place()))
 }
 
 pub(crate) fn check_inputs(sets: &Sets, findings: &mut Vec<Finding>) {

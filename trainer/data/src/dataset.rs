@@ -127,8 +127,12 @@ impl Dataset {
         }
         let classes = resolve_classes(data, task, &sets, &mut findings);
         hold_out_validation(data, &mut sets, &classes, seed, &mut findings);
-        check_patients(data, &sets, &mut findings);
-        check_inputs(&sets, &mut findings);
+        let (mut of_patients, mut of_inputs) = (Vec::new(), Vec::new());
+        std::thread::scope(|scope| {
+            scope.spawn(|| check_inputs(&sets, &mut of_inputs));
+            check_patients(data, &sets, &mut of_patients);
+        });
+        findings.extend(of_patients.into_iter().chain(of_inputs));
         check_labels(&sets, &classes, &mut findings);
         for split in Split::ALL {
             if sets[split as usize].is_empty() {

@@ -6,6 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::loader::lock;
 
+/// Processors that this process may use.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The results of `work` on 0, 1, … below `count`, in this order, from `threads` threads, at least one. Each takes the next item
 /// when it is done with its last.
 pub(crate) fn map<T: Send>(count: usize, threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {

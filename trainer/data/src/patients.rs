@@ -19,7 +19,7 @@ pub(crate) fn identify(data: &Data, sets: &mut Sets, findings: &mut Vec<Finding>
         _ => {
             // Slices of a series show one patient, also where nobody is named.
             let named = data.patient_from == Some(PatientFrom::PatientId);
-            let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let threads = parallel::processors();
             parallel::map(records.len(), threads, |index| {
                 let path = &records[index].path;
                 is_dicom(path).then(|| dicom::patient(path).or_else(|| if named { None } else { series::uid(path) })).flatten()

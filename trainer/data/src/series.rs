@@ -79,7 +79,7 @@ pub fn read(files: &[(String, PathBuf)]) -> Vec<Series> {
 
 /// The series as [`read`] has them, and the files of several frames by name.
 pub(crate) fn read_all(files: &[(String, PathBuf)]) -> (Vec<Series>, Vec<Film>) {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = parallel::processors();
     let headers = parallel::map(files.len(), threads, |index| header(&files[index].0, &files[index].1));
     let (mut series, mut films): (BTreeMap<String, Vec<Header>>, Vec<Film>) = Default::default();
     for header in headers.into_iter().flatten() {

@@ -28,7 +28,7 @@ pub(super) fn nn_unet(root: &Path, options: &Options) -> Result<Written, DataErr
         }
     }
     let official = cases.iter().any(|(split, ..)| *split == "test");
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = parallel::processors();
     let seen = parallel::map(cases.len(), threads, |index| look(&root.join(&cases[index].2), &root.join(&cases[index].3)));
     let (mut rows, mut bad, mut odd) = (Vec::new(), Vec::new(), BTreeMap::<i64, usize>::new());
     for ((split, case, image, _), seen) in cases.iter().zip(seen) {

@@ -17,7 +17,7 @@ const COLUMNS: [&str; 2] = ["orientation", "step"];
 
 pub(super) fn volumes(root: &Path, files: &[(String, PathBuf)], options: &Options) -> Result<Written, DataError> {
     let answers = options.labels.as_deref().map(Answers::read).transpose()?;
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = parallel::processors();
     let shapes = parallel::map(files.len(), threads, |index| shape(&files[index].1));
     let folders: Option<Vec<(Option<String>, String)>> = if answers.is_none() { classes(files) } else { None };
     let (mut rows, mut notes, mut bad) = (Vec::new(), Vec::new(), Vec::new());
