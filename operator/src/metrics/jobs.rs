@@ -57,7 +57,11 @@ impl Series {
         let own = [namespace, name];
         self.phase.with_label_values(&[namespace, name, phase.name()]).set(1);
         for (cause, count) in [("failure", status.restarts.failures), ("preemption", status.restarts.preemptions)] {
-            self.restarts.with_label_values(&[namespace, name, cause]).inc_by(u64::try_from(count).unwrap_or(0));
+            let count = u64::try_from(count).unwrap_or(0);
+            // Alerts ask for failures, which begin at 0; a job that was never preempted has no series of it: a thousand must fit into a scrape.
+            if cause == "failure" || count > 0 {
+                self.restarts.with_label_values(&[namespace, name, cause]).inc_by(count);
+            }
         }
         if let Some((metric, value)) = status.headline.as_deref().and_then(headline) {
             self.headline.with_label_values(&[namespace, name, metric]).set(value);
@@ -65,7 +69,7 @@ impl Series {
         if let Some(data) = &status.data {
             let shortcuts = i64::try_from(data.shortcuts.len()).unwrap_or(i64::MAX);
             for (kind, count) in [("across_splits", data.leaks()), ("label_conflict", data.label_conflicts), ("shortcut", shortcuts)] {
-                // What was not found has no series: a thousand jobs must fit into a scrape.
+                // Nor has what was not found.
                 if count > 0 {
                     self.findings.with_label_values(&[namespace, name, kind]).set(count);
                 }

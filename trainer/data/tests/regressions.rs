@@ -23,7 +23,8 @@ fn pictures_do_not_crash() {
             assert!(done.is_ok(), "{}", path.display());
         }
         assert!(std::panic::catch_unwind(|| grey_values(&bytes).map(drop)).is_ok(), "{}", path.display());
-        if path.parent().is_some_and(|target| target.ends_with("dicom")) {
+        // Those of lengths that cannot be are refused before room is made.
+        if path.file_name().is_some_and(|name| !name.to_string_lossy().contains("2000")) {
             assert!(decode(&bytes, Some(0), &Reading::default()).is_err(), "{} is a picture", path.display());
         }
     }

@@ -86,7 +86,9 @@ pub(super) fn measurements(header: &[String], rows: &[csv::StringRecord], label:
         }
     }
     let measured: Vec<usize> = (0..header.len()).filter(|column| *column != label && Some(*column) != named).collect();
-    let read: Vec<(Column, Values)> = measured.iter().map(|column| column_of(&header[*column], rows, *column)).collect();
+    // A comma at the end of each line makes a column of nothing.
+    let named_or_held = |(column, _): &(Column, Values)| !column.name.is_empty() || column.kind != Kind::Constant;
+    let read: Vec<(Column, Values)> = measured.iter().map(|column| column_of(&header[*column], rows, *column)).filter(named_or_held).collect();
     seen.notes.extend(repeated(rows, &measured, &labels));
     let design: Vec<&Values> = read.iter().map(|(_, values)| values).collect();
     seen.notes.extend(told(&design, &labels, subjects.as_ref().map(|(subjects, _)| subjects.as_slice())));
