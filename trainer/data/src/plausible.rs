@@ -1,7 +1,7 @@
 //! Whether the lengths in a DICOM file are ones that it can have. dicom-rs makes room for a value before it reads it, so that two
 //! kilobytes that announce four gigabytes would take these and a minute.
 
-use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom, copy, sink};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 
 use dicom_dictionary_std::tags;
 use dicom_encoding::{TransferSyntax, TransferSyntaxIndex};
@@ -70,35 +70,40 @@ fn within(source: impl Read + Seek, end: u64, syntax: &TransferSyntax, part: Par
 }
 
 /// The transfer syntax that the first group names, by PS3.10, section 7.1, with so many bytes `left` of the file; `source` is behind it
-/// then.
+/// then. The group ends where its first element says, whatever stands in it, as it does for what reads the file afterwards.
 fn first_group(source: &mut (impl BufRead + Seek), mut left: u64) -> Option<String> {
-    let mut syntax = String::new();
-    loop {
+    let (mut syntax, mut group): (String, Option<u64>) = (String::new(), None);
+    while group != Some(0) {
         let mut head = [0; 8];
         source.read_exact(&mut head).ok()?;
-        let [group, group_high, element, element_high, vr @ .., low, high] = head;
-        if (group, group_high) != (2, 0) {
+        let [number, number_high, element, element_high, vr @ .., low, high] = head;
+        if group.is_none() && (number, number_high) != (2, 0) {
             source.seek_relative(-8).ok()?;
-            return Some(syntax);
+            break;
         }
-        left = left.checked_sub(8)?;
+        let mut taken = 8;
         let length = if matches!(&vr, b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR" | b"UT" | b"UV") {
             let mut long = [0; 4];
             source.read_exact(&mut long).ok()?;
-            left = left.checked_sub(4)?;
+            taken += 4;
             u64::from(u32::from_le_bytes(long))
         } else {
             u64::from(u16::from_le_bytes([low, high]))
         };
-        left = left.checked_sub(length)?;
-        if (element, element_high) == (0x10, 0) {
-            let mut value = Vec::new();
-            (&mut *source).take(length).read_to_end(&mut value).ok()?;
+        taken += length;
+        left = left.checked_sub(taken)?;
+        let mut value = Vec::new();
+        (&mut *source).take(length).read_to_end(&mut value).ok()?;
+        group = match (group, (number, number_high, element, element_high), value.first_chunk()) {
+            (None, (2, 0, 0, 0), Some(&bytes)) => Some(u64::from(u32::from_le_bytes(bytes))),
+            (Some(rest), _, _) => Some(rest.checked_sub(taken)?),
+            (None, _, _) => None,
+        };
+        if (number, number_high, element, element_high) == (2, 0, 0x10, 0) {
             syntax = String::from_utf8_lossy(&value).trim_end_matches(['\0', ' ']).to_owned();
-        } else {
-            copy(&mut (&mut *source).take(length), &mut sink()).ok()?;
         }
     }
+    (!syntax.is_empty()).then_some(syntax)
 }
 
 #[cfg(test)]
@@ -132,6 +137,9 @@ mod tests {
         bytes[MAGIC_END + 6] = 0xFF;
         assert!(!fits(&bytes, Part::Whole));
         let found = include_bytes!("../../../fuzz/regressions/dicom/a-value-longer-than-the-file");
+        assert!(!fits(found, Part::Whole));
+        // Within the length of its first group stands an element of another one.
+        let found = include_bytes!("../../../fuzz/regressions/dicom/a-value-behind-a-strange-first-group");
         assert!(!fits(found, Part::Whole));
     }
 
