@@ -61,6 +61,13 @@ pub fn main(tracer: fn() -> anyhow::Result<Option<Arc<dyn Tracer>>>) -> anyhow::
     result
 }
 
+/// Runs a task that a hook of the chart starts, on one thread, and says in words what happens.
+pub(crate) fn to_its_end(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_ansi(false).init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(task)
+}
+
 /// Run until SIGTERM or SIGINT.
 async fn run(config: OperatorConfig, tracer: Option<Arc<dyn Tracer>>) -> anyhow::Result<()> {
     let mut cluster = kube::Config::infer().await.context("find the cluster: neither a kubeconfig nor a service account is usable")?;

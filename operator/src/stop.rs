@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::GuardedJob;
 use crate::metrics::Metrics;
-use crate::program::{PAGE, scoped};
+use crate::program::{self, PAGE, scoped};
 use crate::reconcile::{Context, carry_out};
 
 /// Stop the operator, then all gangs.
@@ -42,9 +42,7 @@ struct Arguments {
 /// Run it; an error says what still runs.
 pub fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse_from(std::env::args_os().skip(1));
-    tracing_subscriber::fmt().with_ansi(false).init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(run(&arguments))
+    program::to_its_end(run(&arguments))
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {

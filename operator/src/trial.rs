@@ -12,6 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 
+use crate::program;
+
 /// Make a TransferJob, wait for its end and delete it.
 #[derive(Parser)]
 #[command(name = "graft-operator trial")]
@@ -33,9 +35,7 @@ struct Arguments {
 /// Run it; an error says how the job ended instead.
 pub fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse_from(std::env::args_os().skip(1));
-    tracing_subscriber::fmt().with_ansi(false).init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(run(&arguments))
+    program::to_its_end(run(&arguments))
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {

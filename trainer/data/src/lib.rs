@@ -39,5 +39,5 @@ pub use digest::data_digest;
 pub use error::{DataError, Finding, Reason, nearest, pseudonym};
 pub use loader::{DecodeCache, FileDigest, Loader};
 pub use phi::shows_person;
-pub use source::{EXTENSIONS, local_path, locate, named, named_as_image};
+pub use source::{EXTENSIONS, local_path, locate, named, named_as_image, sliced};
 pub use table::named_as_table;

@@ -74,10 +74,17 @@ pub fn locate(root: &Path, key: &str) -> (PathBuf, Option<u32>) {
     let mut whole = PathBuf::with_capacity(root.as_os_str().len() + 1 + key.len());
     whole.push(root);
     whole.push(key);
-    match key.rsplit_once('#').and_then(|(file, slice)| Some((file, slice.parse().ok()?))) {
+    match sliced(key) {
         Some((file, slice)) if !whole.exists() => (root.join(file), Some(slice)),
         _ => (whole, None),
     }
+}
+
+/// The file and the number in `FILE#4`, as the fifth frame or slice of a file is written; none where it is not.
+#[must_use]
+pub fn sliced(key: &str) -> Option<(&str, u32)> {
+    let (file, slice) = key.rsplit_once('#')?;
+    Some((file, slice.parse().ok()?))
 }
 
 /// Whether a file is an image by its name; one without an extension, as an archive names them, if it begins as DICOM.
@@ -101,18 +108,19 @@ pub fn named_as_image(key: &str) -> bool {
 /// column or the manifest cannot be read, which [`crate::Dataset::load`] tells.
 #[must_use]
 pub fn named(manifest: &Path, input: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let Ok(text) = table::text(manifest) else { return names };
+    let Ok(text) = table::text(manifest) else { return BTreeSet::new() };
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_slice());
     let column = reader.headers().ok().and_then(|header| header.iter().position(|name| name.trim() == input));
-    let Some(column) = column else { return names };
-    for row in reader.into_records().map_while(Result::ok) {
-        let name = row.get(column).unwrap_or_default().trim();
-        if let Some((file, slice)) = name.rsplit_once('#')
-            && slice.parse::<u32>().is_ok()
-        {
-            names.insert(file.to_owned());
-        }
+    let Some(column) = column else { return BTreeSet::new() };
+    let rows: Vec<csv::StringRecord> = reader.into_records().map_while(Result::ok).collect();
+    files_of(rows.iter().map(|row| row.get(column).unwrap_or_default()))
+}
+
+/// The files that these values of a manifest's column name, as they name them and without the numbers of slices.
+pub(crate) fn files_of<'a>(values: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for name in values.map(str::trim) {
+        names.extend(sliced(name).map(|(file, _)| file.to_owned()));
         names.insert(name.to_owned());
     }
     names

@@ -44,7 +44,7 @@ impl Spectrogram {
 
     /// The picture of a window: its mean is taken off; white is the strongest value, black what is 80 dB below it or more, and the lowest frequency is
     /// the last row. A constant window is black.
-    pub(crate) fn of(&mut self, samples: &[f32]) -> Vec<u8> {
+    pub(crate) fn of(&self, samples: &[f32]) -> Vec<u8> {
         let (rows, columns) = self.size();
         let mean = samples.iter().map(|sample| f64::from(*sample)).sum::<f64>() / samples.len().max(1) as f64;
         let (mut part, mut spectrum) = (vec![0.0; self.taper.len()], vec![Complex::default(); rows]);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_tone_is_a_bright_line_at_its_frequency() {
-        let mut spectrogram = Spectrogram::new(2048);
+        let spectrogram = Spectrogram::new(2048);
         assert_eq!((spectrogram.size(), spectrogram.window()), ((129, 113), 2048));
         let tone: Vec<f32> = (0..2048).map(|i| 5.0 + (std::f32::consts::TAU * 32.0 * i as f32 / 256.0).sin()).collect();
         let picture = spectrogram.of(&tone);
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn every_length_of_a_window_has_a_picture() {
         for window in [0, 16, 17, 100, 127, 128, 1000, 4096, 60_000] {
-            let mut spectrogram = Spectrogram::new(window);
+            let spectrogram = Spectrogram::new(window);
             let (rows, columns) = spectrogram.size();
             let noise: Vec<f32> = (0..spectrogram.window()).map(|i| ((i * 7919) % 101) as f32).collect();
             assert!(rows >= 9 && columns >= 1 && spectrogram.of(&noise).len() == rows * columns, "{window}");

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use graft_data::sliced;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -128,10 +129,9 @@ impl Server {
     /// `Unreachable` when the server does not say of one of them.
     pub(super) fn find(&self, keys: &BTreeSet<String>) -> Result<Objects, RemoteError> {
         // `scan.nii#4` is slice 4 of scan.nii, unless there is only a file of that very name.
-        let file = |key: &str| key.rsplit_once('#').filter(|(_, slice)| slice.parse::<u32>().is_ok()).map(|(file, _)| file.to_owned());
-        let (slices, files): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| file(key).is_some());
+        let (slices, files): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| sliced(key).is_some());
         let mut found = self.look(&files)?;
-        let left: Vec<&String> = slices.into_iter().filter(|key| file(key).is_none_or(|file| !found.contains_key(&file))).collect();
+        let left: Vec<&String> = slices.into_iter().filter(|key| sliced(key).is_none_or(|(file, _)| !found.contains_key(file))).collect();
         found.extend(self.look(&left)?);
         Ok(found)
     }

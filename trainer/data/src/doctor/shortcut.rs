@@ -7,14 +7,11 @@ use std::collections::BTreeSet;
 
 use graft_crds::contract::ShortcutFeature as Feature;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::dataset::Sample;
 use crate::doctor::fingerprint::Fingerprint;
 use crate::doctor::logistic;
 
-/// Folds of the cross-validation.
-const FOLDS: usize = 5;
 /// A feature predicts the label well when the lower end of the AUROC's 95 % interval is at least this.
 const ALARM: f64 = 0.7;
 /// A class with fewer images gives no reliable AUROC.
@@ -70,8 +67,7 @@ pub(crate) fn find(classes: &[String], images: &[Image<'_>]) -> Vec<Shortcut> {
 
 /// Images of a patient are in one fold, or the probe would recognise patients.
 fn fold(sample: &Sample) -> usize {
-    let digest = Sha256::digest(sample.patient.as_deref().unwrap_or(&sample.key));
-    usize::from(digest[0]) % FOLDS
+    logistic::fold(sample.patient.as_deref().unwrap_or(&sample.key))
 }
 
 fn probe(feature: Feature, classes: &[String], images: &[Image<'_>], folds: &[usize]) -> Option<Shortcut> {
@@ -96,25 +92,12 @@ fn probe(feature: Feature, classes: &[String], images: &[Image<'_>], folds: &[us
         if count < LEAST || told.len() - count < LEAST {
             return None;
         }
-        let (auroc, error) = logistic::auroc(&out_of_fold(&told, &positive, &folds), &positive)?;
+        let (auroc, error) = logistic::auroc(&logistic::out_of_fold(&positive, &folds, |_| told.clone()), &positive)?;
         Some((class, auroc, error))
     });
     let (class, auroc, error) = best.max_by(|a, b| a.1.total_cmp(&b.1))?;
-    let (low, high) = ((auroc - 1.96 * error).max(0.0), (auroc + 1.96 * error).min(1.0));
+    let (low, high) = logistic::interval((auroc, error));
     (low >= ALARM).then(|| Shortcut { feature, class: classes[class].clone(), auroc, low, high })
-}
-
-fn out_of_fold(rows: &[&[f64]], positive: &[bool], folds: &[usize]) -> Vec<f64> {
-    let mut scores = vec![0.0; rows.len()];
-    for fold in 0..FOLDS {
-        let (seen, labels): (Vec<&[f64]>, Vec<bool>) =
-            rows.iter().zip(positive).zip(folds).filter(|(_, f)| **f != fold).map(|((row, positive), _)| (*row, *positive)).unzip();
-        let score = logistic::fit(&seen, &labels);
-        for ((slot, row), _) in scores.iter_mut().zip(rows).zip(folds).filter(|(_, f)| **f == fold) {
-            *slot = score(row);
-        }
-    }
-    scores
 }
 
 fn columns(feature: Feature, images: &[Image<'_>]) -> Vec<Vec<f64>> {

@@ -4,15 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Inspection, Layout};
+use super::{Inspection, Layout, column};
 use crate::doctor::logistic;
 
 /// What stands for a value that is not known.
 const MISSING: [&str; 10] = ["", "na", "n/a", "nan", "null", "none", "?", ".", "-", "missing"];
-/// Folds of the cross-validation.
-const FOLDS: usize = 5;
 /// A model of fewer rows of a class says nothing.
 const LEAST: usize = 20;
 /// A column of words with more of them is a name or a text.
@@ -69,12 +66,10 @@ pub(super) fn measurements(header: &[String], rows: &[csv::StringRecord], label:
     seen.images = rows.len();
     let labels: Vec<&str> = rows.iter().map(|row| row.get(label).unwrap_or_default().trim()).collect();
     labels.iter().for_each(|label| seen.count(label, "all"));
-    let named = header.iter().position(|column| {
-        ["patient", "patient_id", "subject", "subject_id", "subject#", "id", "name", "row.names"].iter().any(|name| column.eq_ignore_ascii_case(name))
-    });
+    let named = column(header, &["patient", "patient_id", "subject", "subject_id", "subject#", "id", "name", "row.names"]);
     let subjects = named.map(|column| subjects(rows, column));
     if let (Some(column), Some((subjects, shortened))) = (named, &subjects) {
-        let count = subjects.iter().collect::<BTreeSet<_>>().len();
+        let count = distinct(subjects);
         seen.patients = Some(count);
         if count < rows.len() {
             let by = if *shortened { ", without the number at its end," } else { "" };
@@ -104,10 +99,13 @@ fn subjects(rows: &[csv::StringRecord], column: usize) -> (Vec<String>, bool) {
         None => name.to_owned(),
     };
     let names: Vec<&str> = rows.iter().map(|row| row.get(column).unwrap_or_default().trim()).collect();
-    let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len();
     let (plain, shortened): (Vec<String>, Vec<String>) =
         (names.iter().map(|name| (*name).to_owned()).collect(), names.iter().map(|name| short(name)).collect());
     if 2 * distinct(&shortened) <= distinct(&plain) { (shortened, true) } else { (plain, false) }
+}
+
+fn distinct(names: &[String]) -> usize {
+    names.iter().collect::<BTreeSet<_>>().len()
 }
 
 fn column_of(name: &str, rows: &[csv::StringRecord], column: usize) -> (Column, Values) {
@@ -160,11 +158,14 @@ fn told(columns: &[&Values], labels: &[&str], subjects: Option<&[String]>) -> Op
     }
     let by_row: Vec<String> = (0..labels.len()).map(|row| row.to_string()).collect();
     let auroc = |who: &[String]| {
-        let folds: Vec<usize> = who.iter().map(|name| usize::from(Sha256::digest(name)[0]) % FOLDS).collect();
-        logistic::auroc(&out_of_fold(columns, &positive, &folds), &positive)
+        let folds: Vec<usize> = who.iter().map(|name| logistic::fold(name)).collect();
+        logistic::auroc(&logistic::out_of_fold(&positive, &folds, |trained| design(columns, trained)), &positive)
     };
-    let shown = |(area, error): (f64, f64)| format!("{area:.3} ({:.3} to {:.3})", (area - 1.96 * error).max(0.0), (area + 1.96 * error).min(1.0));
-    let several = subjects.filter(|subjects| subjects.iter().collect::<BTreeSet<_>>().len() < subjects.len());
+    let shown = |found: (f64, f64)| {
+        let (low, high) = logistic::interval(found);
+        format!("{:.3} ({low:.3} to {high:.3})", found.0)
+    };
+    let several = subjects.filter(|subjects| distinct(subjects) < subjects.len());
     let model = format!("logistic regression of the {width} numbers of a row tells {rarer:?} with AUROC");
     Some(match several {
         Some(subjects) => {
@@ -172,19 +173,6 @@ fn told(columns: &[&Values], labels: &[&str], subjects: Option<&[String]>) -> Op
         }
         None => format!("{model} {} on rows it has not seen", shown(auroc(subjects.unwrap_or(&by_row))?)),
     })
-}
-
-fn out_of_fold(columns: &[&Values], positive: &[bool], folds: &[usize]) -> Vec<f64> {
-    let mut scores = vec![0.0; folds.len()];
-    for fold in 0..FOLDS {
-        let trained: Vec<bool> = folds.iter().map(|own| *own != fold).collect();
-        let rows = design(columns, &trained);
-        let (seen, labels): (Vec<&[f64]>, Vec<bool>) =
-            (0..rows.len()).filter(|row| trained[*row]).map(|row| (rows[row].as_slice(), positive[row])).unzip();
-        let score = logistic::fit(&seen, &labels);
-        (0..rows.len()).filter(|row| !trained[*row]).for_each(|row| scores[row] = score(&rows[row]));
-    }
-    scores
 }
 
 /// Numbers that a column gives to a model: its number and whether it is missing, or one for each word and for none.

@@ -23,7 +23,7 @@ use lists::{covid_ct, nn_unet, voc};
 pub(crate) use lists::{covid_ct_lists, nn_unet_cases, voc_classes, voc_lists};
 pub use tables::images_of;
 use tables::table;
-pub(crate) use tables::{is_adni, malignancy_columns, malignant, median, read_table};
+pub(crate) use tables::{LABEL, PATIENT, column, is_adni, malignancy_columns, malignant, median, read_table};
 
 /// Names under which the splits appear as folders.
 const SPLITS: [(&str, &[&str]); 3] =

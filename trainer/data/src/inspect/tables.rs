@@ -7,13 +7,22 @@ use super::measurements::measurements;
 use super::{Inspection, Layout, nodules, unreadable};
 use crate::error::{DataError, Finding, Reason};
 use crate::manifest::{SignalColumns, signal_columns};
-use crate::source::named;
+use crate::source::files_of;
 use crate::table::text as table_text;
 
 /// How columns of a table without a header are called, before their number.
 const NUMBERED: &str = "column ";
 /// Columns that name images.
 const IMAGE: [&str; 6] = ["image", "input", "path", "file", "filename", "image_path"];
+/// Columns that say what is seen.
+pub(crate) const LABEL: [&str; 5] = ["label", "class", "diagnosis", "target", "condition"];
+/// Columns that say whose it is.
+pub(crate) const PATIENT: [&str; 5] = ["patient", "patient_id", "patientid", "subject", "subject_id"];
+
+/// The first of these names that is a column, whatever its case.
+pub(crate) fn column(header: &[String], names: &[&str]) -> Option<usize> {
+    names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)))
+}
 
 /// A table with its header, from a file that may be gzipped, or of Parquet. LIDC's table of nodules, which has no header, gets one.
 pub(crate) fn read_table(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), DataError> {
@@ -39,15 +48,14 @@ fn is_row(line: &csv::StringRecord) -> bool {
 /// The files that a table names in the column of images; none where it has no such column.
 #[must_use]
 pub fn images_of(path: &Path) -> BTreeSet<String> {
-    let Ok((header, _)) = read_table(path) else { return BTreeSet::new() };
-    let names = IMAGE.into_iter().chain(["Image Index"]);
-    let column = names.filter_map(|name| header.iter().find(|column| column.eq_ignore_ascii_case(name))).next();
-    column.map_or_else(BTreeSet::new, |column| named(path, column))
+    let Ok((header, rows)) = read_table(path) else { return BTreeSet::new() };
+    let image = column(&header, &IMAGE).or_else(|| column(&header, &["Image Index"]));
+    image.map_or_else(BTreeSet::new, |image| files_of(rows.iter().map(|row| row.get(image).unwrap_or_default())))
 }
 
 pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
     let (header, rows) = read_table(path)?;
-    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
+    let column = |names: &[&str]| column(&header, names);
     if let (Some(image), Some(labels), Some(patient)) = (column(&["Image Index"]), column(&["Finding Labels"]), column(&["Patient ID"])) {
         return Ok(chest_xray14(&rows, image, labels, patient));
     }
@@ -64,7 +72,7 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
         return Ok(recordings(&rows, &columns, root));
     }
     let image = column(&IMAGE);
-    let label = column(&["label", "class", "diagnosis", "target", "condition"]);
+    let label = column(&LABEL);
     if image.is_none()
         && let Some(label) = label.or_else(|| column(&["status", "outcome", "chd"]))
     {
@@ -79,7 +87,7 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
         let what = format!("{}:1: no column of images and labels among {}", path.display(), header.join(", "));
         return Err(DataError::one(Finding::new(Reason::ColumnNotFound, what, vec![], "name the columns image and label, or set spec.data.columns")));
     };
-    let (split, patient) = (column(&["split", "set", "fold", "partition"]), column(&["patient", "patient_id", "patientid", "subject", "subject_id"]));
+    let (split, patient) = (column(&["split", "set", "fold", "partition"]), column(&PATIENT));
     let mut seen = Inspection::new(Layout::Manifest);
     seen.images = rows.len();
     for row in &rows {
@@ -197,7 +205,7 @@ fn adni(rows: &[csv::StringRecord], patient: usize, visit: usize, label: usize) 
 
 /// Image, patient and malignancy of a table as derived from LIDC's readings.
 pub(crate) fn malignancy_columns(header: &[String]) -> Option<[usize; 3]> {
-    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
+    let column = |names: &[&str]| column(header, names);
     Some([column(&["image", "original_image", "nodule", "nodule_id"])?, column(&["patient_id", "patient"])?, column(&["malignancy"])?])
 }
 

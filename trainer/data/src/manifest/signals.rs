@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::{GrayImage, RgbImage};
 
@@ -12,7 +12,7 @@ use super::rows::{Row, Rows};
 use super::{Options, Written, refused, unwritable, vacant};
 use crate::decode::Limits;
 use crate::error::{DataError, Finding, Reason};
-use crate::inspect::read_table;
+use crate::inspect::{LABEL, PATIENT, column, read_table};
 use crate::spectrogram::Spectrogram;
 
 /// Files that hold a recording.
@@ -30,11 +30,11 @@ pub(crate) struct Columns {
 
 /// Those of a table whose rows name recordings.
 pub(crate) fn columns(header: &[String], rows: &[csv::StringRecord]) -> Option<Columns> {
-    let column = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)));
+    let column = |names: &[&str]| column(header, names);
     let file = column(&["signal", "recording", "waveform", "record", "file", "filename", "path"])?;
     let recording = |row: &csv::StringRecord| row.get(file).is_some_and(|name| EXTENSIONS.iter().any(|e| extension(name).eq_ignore_ascii_case(e)));
-    let label = column(&["label", "class", "diagnosis", "target", "condition"])?;
-    let patient = column(&["patient", "patient_id", "patientid", "subject", "subject_id"]);
+    let label = column(&LABEL)?;
+    let patient = column(&PATIENT);
     (!rows.is_empty() && rows.iter().all(recording)).then(|| Columns { file, label, patient, split: column(&["split", "set", "partition"]) })
 }
 
@@ -54,7 +54,7 @@ pub(super) fn signals(root: &Path, table: &Path, options: &Options) -> Result<Wr
     let known = [Some(columns.file), Some(columns.label), columns.patient, columns.split];
     let others: Vec<usize> = (0..header.len()).filter(|index| !known.contains(&Some(*index))).collect();
     let (mut rows, mut bad) = (Vec::new(), Vec::new());
-    let mut spectrogram = Spectrogram::new(options.window);
+    let spectrogram = Spectrogram::new(options.window);
     for (number, entry) in entries.iter().enumerate() {
         let at = |index: usize| entry.get(index).unwrap_or_default().trim().to_owned();
         let name = at(columns.file);
@@ -62,7 +62,7 @@ pub(super) fn signals(root: &Path, table: &Path, options: &Options) -> Result<Wr
             bad.push(format!("{}:{}: leads out of the table's folder", table.display(), number + 2));
             continue;
         }
-        let windows = match read(&root.join(&name)).and_then(|signal| pictures(&signal, &mut spectrogram)) {
+        let windows = match read(&root.join(&name)).and_then(|signal| pictures(&signal, &spectrogram)) {
             Ok(windows) => windows,
             Err(why) => {
                 bad.push(format!("{}:{}: {why}", table.display(), number + 2));
@@ -110,20 +110,19 @@ fn save(path: &Path, (height, width, channels): Picture) -> Result<(), String> {
     saved.ok_or("no picture of one or three channels")?.map_err(|error| error.to_string())
 }
 
-fn pictures(signal: &Signal, spectrogram: &mut Spectrogram) -> Result<Vec<Picture>, String> {
+fn pictures(signal: &Signal, spectrogram: &Spectrogram) -> Result<Vec<Picture>, String> {
     let (window, length) = (spectrogram.window(), signal[0].len());
     if length < window {
         return Err(format!("holds {length} samples, fewer than one window of {window}: see --window"));
     }
     let (height, width) = spectrogram.size();
-    let window_at =
-        |start: usize, spectrogram: &mut Spectrogram| signal.iter().map(|channel| spectrogram.of(&channel[start..start + window])).collect();
-    Ok((0..length / window).map(|index| (height as u32, width as u32, window_at(index * window, spectrogram))).collect())
+    let window_at = |start: usize| signal.iter().map(|channel| spectrogram.of(&channel[start..start + window])).collect();
+    Ok((0..length / window).map(|index| (height as u32, width as u32, window_at(index * window))).collect())
 }
 
 /// Reads a recording: NumPy's array `[L]`, `[L, C]` or `[C, L]` of one or three channels, alone in its archive or called `signal`; or a CSV
 /// file with a column for each channel, perhaps below a header.
-fn read(path: &PathBuf) -> Result<Signal, String> {
+fn read(path: &Path) -> Result<Signal, String> {
     let limit = Limits::default().file;
     let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if bytes > limit {
