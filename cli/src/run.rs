@@ -72,7 +72,7 @@ fn draw(bar: ProgressBar) -> Observer {
         }
         Event::Log { message } => bar.println(message),
         Event::Failed(failure) => bar.println(format!("{}: {}", failure.reason, failure.message)),
-        Event::Epoch(_) | Event::FirstStep { .. } | Event::Step(_) => {}
+        Event::Epoch(_) | Event::FirstStep { .. } | Event::Steps { .. } => {}
         Event::Exchange(_) | Event::Checkpoint { .. } | Event::Output(_) => {}
     })
 }
@@ -95,7 +95,7 @@ fn line(progress: &Progress) -> String {
 
 fn print_line(event: &Event) {
     match event {
-        Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
+        Event::Steps { .. } | Event::Exchange(_) | Event::Checkpoint { .. } => {}
         Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } | Event::Failed(_) | Event::Output(_) => {
             let mut out = std::io::stdout().lock();
             // A reader that went away is no reason to stop training.

@@ -204,7 +204,7 @@ impl Agent {
             Event::Failed(failure) => self.failures.push(failure),
             Event::Output(output) => self.output = Some(output),
             Event::Progress(_) | Event::Log { .. } | Event::Epoch(_) | Event::FirstStep { .. } => {}
-            Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
+            Event::Steps { .. } | Event::Exchange(_) | Event::Checkpoint { .. } => {}
         }
     }
 

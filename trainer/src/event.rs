@@ -42,8 +42,11 @@ pub enum Event {
     },
     /// What the exchange of gradients cost a step on average, told once an epoch where there is more than one rank.
     Exchange(GradientExchange),
-    /// An optimizer step is done; durations in seconds.
-    Step(StepTimes),
+    /// Optimizer steps are done.
+    Steps {
+        /// Each of them.
+        steps: Vec<StepTimes>,
+    },
     /// A checkpoint is written.
     Checkpoint {
         /// How long training waited for it.
@@ -62,7 +65,7 @@ impl Event {
         match self {
             Self::Progress(progress) => Some(progress.stage),
             Self::Epoch(row) => Some(row.stage),
-            Self::FirstStep { .. } | Self::Step(_) | Self::Exchange(_) | Self::Checkpoint { .. } => None,
+            Self::FirstStep { .. } | Self::Steps { .. } | Self::Exchange(_) | Self::Checkpoint { .. } => None,
             Self::Log { .. } | Self::Failed(_) | Self::Output(_) => None,
         }
     }

@@ -118,7 +118,7 @@ fn supervise(path: &std::path::Path, index: u32, termination_log: PathBuf) -> Ex
                     move |rank, event| {
                         stages.extend(event.stage().map(|stage| (rank, stage)));
                         match event {
-                            Event::Step(_) | Event::Exchange(_) | Event::Checkpoint { .. } => {}
+                            Event::Steps { .. } | Event::Exchange(_) | Event::Checkpoint { .. } => {}
                             other => println!("{}", other.line(&run, rank, stages.get(&rank).copied())),
                         }
                     }

@@ -50,7 +50,7 @@ impl Board {
             }
             Event::Epoch(row) if speaks => metrics.epoch(row),
             Event::Exchange(exchange) if speaks => metrics.exchange(exchange),
-            Event::Step(times) => metrics.step(times),
+            Event::Steps { steps } => steps.iter().for_each(|times| metrics.step(times)),
             Event::Checkpoint { seconds } => metrics.checkpoint(*seconds),
             Event::Progress(_) | Event::Epoch(_) | Event::Exchange(_) => {}
             Event::Log { .. } | Event::FirstStep { .. } | Event::Failed(_) | Event::Output(_) => {}
@@ -134,7 +134,7 @@ mod tests {
     fn series(steps: u64) -> usize {
         let mut board = Board::new(0);
         for step in 0..steps {
-            board.record(0, &Event::Step(StepTimes { samples: 16, data: 0.001 * step as f64, ..StepTimes::default() }));
+            board.record(0, &Event::Steps { steps: vec![StepTimes { samples: 16, data: 0.001 * step as f64, ..StepTimes::default() }] });
             let metrics = [("validation_auroc".to_owned(), 0.5), ("auroc".to_owned(), 1.0 / (step + 1) as f64)].into();
             board.record(0, &Event::Progress(Progress { step, epoch: step, metrics, ..Progress::default() }));
         }

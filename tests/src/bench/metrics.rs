@@ -28,9 +28,11 @@ const PATIENTS: u32 = 400;
 /// More epochs than are trained in this time.
 const EPOCHS: i32 = 100_000;
 
-/// What `trainer/src/rank/telling.rs` tells of eight steps, four on each side.
+/// What `trainer/src/rank/telling.rs` tells of a second of steps, or of eight steps that take longer.
 #[derive(Deserialize)]
 struct Compared {
+    /// On each side.
+    steps: f64,
     told: f64,
     untold: f64,
     telling: f64,
@@ -46,10 +48,10 @@ pub(super) fn run() -> Result<()> {
     for pair in pairs {
         let seen = measure(&lab, pair).with_context(|| pair.name.to_owned())?;
         let agent = seen.agent_seconds / seen.steps_told;
-        let account = |eight: &Compared| 100.0 * (eight.telling / 4.0 + agent) / (eight.untold / 4.0);
-        let compared = |eight: &Compared| 100.0 * (eight.told / eight.untold - 1.0);
-        let of = |figure: &dyn Fn(&Compared) -> f64| seen.eights.iter().map(figure).collect::<Vec<f64>>();
-        println!("{}: {} times 8 steps, {} read, agent {:.0} us a step", pair.name, seen.eights.len(), seen.read, agent * 1e6);
+        let account = |seen: &Compared| 100.0 * (seen.telling + agent * seen.steps) / seen.untold;
+        let compared = |seen: &Compared| 100.0 * (seen.told / seen.untold - 1.0);
+        let of = |figure: &dyn Fn(&Compared) -> f64| seen.compared.iter().map(figure).collect::<Vec<f64>>();
+        println!("{}: {} comparisons, {} read, agent {:.0} us a step", pair.name, seen.compared.len(), seen.read, agent * 1e6);
         let (account, compared) = (of(&account), of(&compared));
         rows.push(Row::within(format!("{}: account", pair.name), median(&account), "%", interval_of_median(&account), Aim::AtMost(1.0)));
         rows.push(Row::within(format!("{}: told beside untold", pair.name), median(&compared), "%", interval_of_median(&compared), Aim::None));
@@ -60,7 +62,7 @@ pub(super) fn run() -> Result<()> {
 
 /// What one agent showed.
 struct Seen {
-    eights: Vec<Compared>,
+    compared: Vec<Compared>,
     /// Processor time of the agent while these were trained.
     agent_seconds: f64,
     /// Steps that the agent counted meanwhile, of all its ranks.
@@ -130,7 +132,7 @@ fn measure(lab: &Lab, pair: &Pair) -> Result<Seen> {
     let lines = BufReader::new(agent.child.stdout.take().context("no output")?).lines();
     // The first epoch decodes, and chooses kernels.
     let mut begun: Option<(Instant, f64, f64)> = None;
-    let mut seen = Seen { eights: Vec::new(), agent_seconds: 0.0, steps_told: 0.0, read: 0 };
+    let mut seen = Seen { compared: Vec::new(), agent_seconds: 0.0, steps_told: 0.0, read: 0 };
     let mut due = [Instant::now(); READ.len()];
     for line in lines {
         let Ok(event) = serde_json::from_str::<Value>(&line?) else { continue };
@@ -141,7 +143,7 @@ fn measure(lab: &Lab, pair: &Pair) -> Result<Seen> {
             }
             continue;
         };
-        // A line comes at least twice a second.
+        // A line comes about once a second.
         for ((path, every), due) in READ.into_iter().zip(&mut due) {
             if *due <= Instant::now() {
                 http_get(&agent.address, path)?;
@@ -150,14 +152,14 @@ fn measure(lab: &Lab, pair: &Pair) -> Result<Seen> {
             }
         }
         if event["rank"] == 0
-            && let Some(eight) = event["message"].as_str().and_then(|message| serde_json::from_str::<Compared>(message).ok())
+            && let Some(compared) = event["message"].as_str().and_then(|message| serde_json::from_str::<Compared>(message).ok())
         {
-            seen.eights.push(eight);
+            seen.compared.push(compared);
         }
         if since.elapsed() > LENGTH {
             seen.agent_seconds = agent.processor_seconds()? - agent_before;
             seen.steps_told = agent.steps()? - steps_before;
-            ensure!(seen.eights.len() >= 6 && seen.steps_told > 0.0, "only {} times 8 steps in {} s", seen.eights.len(), LENGTH.as_secs());
+            ensure!(seen.compared.len() >= 6 && seen.steps_told > 0.0, "only {} comparisons in {} s", seen.compared.len(), LENGTH.as_secs());
             return Ok(seen);
         }
     }

@@ -166,6 +166,7 @@ impl Trainer {
             trained += samples;
             rank.record(samples);
         }
+        rank.telling.end_epoch();
         let (loss, mass) = self.stepper.end_epoch(rank, recipe, &plan)?;
         let seconds = began.elapsed().as_secs_f64();
         let loss = sum(rank, loss)? / mass;
