@@ -1,10 +1,12 @@
 //! What is checked of records once all sources are read: labels, patients, paths, and that the files are there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
+use foldhash::fast::RandomState;
 use graft_crds::spec::Data;
 
 use crate::dataset::{Sets, Split};
@@ -45,10 +47,15 @@ pub(crate) fn check_labels(sets: &Sets, classes: &[String], findings: &mut Vec<F
 }
 
 pub(crate) fn check_patients(data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
-    let mut patients: HashMap<&str, First<'_>> = HashMap::new();
+    let mut patients: HashMap<&str, First<'_>, RandomState> = HashMap::default();
     for split in Split::ALL {
+        let mut last = None;
         for record in &sets[split as usize] {
-            if let Some(patient) = &record.patient {
+            // Images of a patient mostly stand together.
+            if let Some(patient) = &record.patient
+                && last != Some(patient)
+            {
+                last = Some(patient);
                 patients.entry(patient).or_default()[split as usize].get_or_insert(record);
             }
         }
@@ -92,76 +99,95 @@ fn personal(number: usize, record: &Record) -> Option<(phi::Personal, String)> {
     phi::path(&record.key).map(|kind| (kind, place()))
 }
 
-pub(crate) fn check_inputs(sets: &Sets, findings: &mut Vec<Finding>) {
-    let folders = by_folder(sets);
-    let several = folders.iter().flat_map(|(_, files)| files.values()).filter_map(|first| Some((path_of(first)?, across(first)?)));
-    let twice: Vec<String> = several.collect::<BTreeMap<_, _>>().into_iter().map(|(path, seen)| format!("{} ({seen})", path.display())).collect();
-    if !twice.is_empty() {
-        let what = format!("{} image files are in two splits", twice.len());
-        findings.push(Finding::new(Reason::InputInTwoSplits, what, twice, "keep each image in one split"));
+/// What is known of the files of all records, whatever their splits.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    /// Those that several records name.
+    shared: HashSet<PathBuf>,
+    /// Those that are not there.
+    absent: HashSet<PathBuf>,
+}
+
+impl Inputs {
+    pub(crate) fn of(sets: &Sets) -> Self {
+        let mut inputs = Self::default();
+        let mut folders: HashMap<&OsStr, HashSet<&OsStr, RandomState>, RandomState> = HashMap::default();
+        let listed = std::thread::scope(|scope| {
+            let listed = scope.spawn(|| listed(sets));
+            for record in sets.iter().flatten() {
+                let (folder, name) = parts(record);
+                if !folders.entry(folder).or_default().insert(name) {
+                    inputs.shared.insert(record.path.clone());
+                }
+            }
+            listed.join().unwrap_or_default()
+        });
+        for (folder, names) in listed {
+            let Some(unseen) = folders.get_mut(folder) else { continue };
+            for name in names {
+                unseen.remove(name.as_os_str());
+            }
+        }
+        let unseen = folders.into_iter().flat_map(|(folder, names)| names.into_iter().map(|name| Path::new(folder).join(name)));
+        inputs.absent.extend(unseen.filter(|path| !path.is_file()));
+        inputs
     }
-    let absent = absent(folders);
-    if !absent.is_empty() {
-        let records = sets.iter().flatten().filter(|record| absent.contains(record.path.as_path()));
-        let places: Vec<String> = records
-            .map(|record| match record.place.row {
-                Some(_) => format!("{} ({})", record.key, record.place()),
-                None => record.place(),
-            })
-            .collect();
-        let what = format!("{} image files do not exist", places.len());
-        findings.push(Finding::new(Reason::InputNotFound, what, places, "paths in a manifest are relative to the folder that uri names"));
+
+    /// What is wrong with them now that each record has its split.
+    pub(crate) fn check(&self, sets: &Sets, findings: &mut Vec<Finding>) {
+        let mut shared: BTreeMap<&Path, First<'_>> = BTreeMap::new();
+        for split in Split::ALL {
+            for record in sets[split as usize].iter().filter(|record| !self.shared.is_empty() && self.shared.contains(&record.path)) {
+                shared.entry(&record.path).or_default()[split as usize].get_or_insert(record);
+            }
+        }
+        let several = shared.into_iter().filter_map(|(path, first)| Some((path, across(&first)?)));
+        let twice: Vec<String> = several.map(|(path, seen)| format!("{} ({seen})", path.display())).collect();
+        if !twice.is_empty() {
+            let what = format!("{} image files are in two splits", twice.len());
+            findings.push(Finding::new(Reason::InputInTwoSplits, what, twice, "keep each image in one split"));
+        }
+        if !self.absent.is_empty() {
+            let records = sets.iter().flatten().filter(|record| self.absent.contains(&record.path));
+            let places: Vec<String> = records
+                .map(|record| match record.place.row {
+                    Some(_) => format!("{} ({})", record.key, record.place()),
+                    None => record.place(),
+                })
+                .collect();
+            let what = format!("{} image files do not exist", places.len());
+            findings.push(Finding::new(Reason::InputNotFound, what, places, "paths in a manifest are relative to the folder that uri names"));
+        }
     }
+}
+
+/// A record's folder and the file's name in it.
+fn parts(record: &Record) -> (&OsStr, &OsStr) {
+    let path = record.path.as_os_str().as_bytes();
+    // Most paths have nothing to be tidied.
+    let plain = memchr::memrchr(b'/', path).map(|at| (&path[..at], &path[at + 1..])).filter(|(folder, name)| {
+        !folder.is_empty() && !folder.ends_with(b"/") && !folder.ends_with(b"/.") && ![&b""[..], b".", b".."].contains(name)
+    });
+    match plain {
+        Some((folder, name)) => (OsStr::from_bytes(folder), OsStr::from_bytes(name)),
+        None => (record.path.parent().unwrap_or(Path::new("")).as_os_str(), record.path.file_name().unwrap_or_default()),
+    }
+}
+
+/// The files in folders of many, which takes a fraction of what asking for each does, above all on a network's file system. What a
+/// list does not show to be a file, links among them, must be asked for.
+fn listed(sets: &Sets) -> Vec<(&OsStr, Vec<OsString>)> {
+    let mut folders: HashMap<&OsStr, usize, RandomState> = HashMap::default();
+    for record in sets.iter().flatten() {
+        *folders.entry(parts(record).0).or_default() += 1;
+    }
+    let large = folders.into_iter().filter(|(_, files)| *files >= LISTED);
+    let files = |folder| fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    large.map(|(folder, _)| (folder, files(folder).map(|entry| entry.file_name()).collect())).collect()
 }
 
 /// The first record of each split that has something in common.
 type First<'a> = [Option<&'a Record>; 3];
-/// Those of the files of a folder, by name.
-type Files<'a> = HashMap<&'a OsStr, First<'a>>;
-
-fn by_folder(sets: &Sets) -> Vec<(&Path, Files<'_>)> {
-    let (mut folders, mut known): (Vec<(&Path, Files<'_>)>, HashMap<&OsStr, usize>) = Default::default();
-    let mut last: Option<(&OsStr, usize)> = None;
-    for split in Split::ALL {
-        for record in &sets[split as usize] {
-            let folder = record.path.parent().unwrap_or(Path::new(""));
-            // Files of a folder mostly stand together.
-            let index = last.filter(|(name, _)| *name == folder.as_os_str()).map_or_else(
-                || {
-                    *known.entry(folder.as_os_str()).or_insert_with(|| {
-                        folders.push((folder, Files::new()));
-                        folders.len() - 1
-                    })
-                },
-                |(_, index)| index,
-            );
-            last = Some((folder.as_os_str(), index));
-            folders[index].1.entry(record.path.file_name().unwrap_or_default()).or_default()[split as usize].get_or_insert(record);
-        }
-    }
-    folders
-}
-
-/// Those that are no files. Folders of many are listed, which takes a fraction of what asking for each file does, above all on a
-/// network's file system; what the list does not show to be a file, links among them, is asked for.
-fn absent<'a>(folders: Vec<(&Path, Files<'a>)>) -> BTreeSet<&'a Path> {
-    let mut absent = BTreeSet::new();
-    for (folder, mut files) in folders {
-        let listing = (files.len() >= LISTED).then(|| fs::read_dir(folder).ok()).flatten();
-        for entry in listing.into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                files.remove(entry.file_name().as_os_str());
-            }
-        }
-        absent.extend(files.values().filter_map(path_of).filter(|path| !path.is_file()));
-    }
-    absent
-}
-
-fn path_of<'a>(first: &First<'a>) -> Option<&'a Path> {
-    first.iter().flatten().next().map(|record| record.path.as_path())
-}
-
 /// Where something is in each split, if it is in more than one.
 fn across(first: &First<'_>) -> Option<String> {
     let places = || Split::ALL.into_iter().zip(first).filter_map(|(split, record)| Some((split, (*record)?)));

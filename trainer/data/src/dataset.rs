@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use graft_crds::spec::{Data, DataSet, Task, TaskType};
 
-use crate::checks::{check_inputs, check_labels, check_patients, check_personal, quoted};
+use crate::checks::{Inputs, check_labels, check_patients, check_personal, quoted};
 use crate::error::{DataError, Finding, Reason, pseudonym};
 use crate::holdout::hold_out;
 use crate::labels::{Labels, plain, told};
@@ -64,8 +66,8 @@ pub struct Sample {
     pub patient: Option<String>,
     /// Line in the manifest, from 1; none in class folders.
     pub row: Option<u64>,
-    /// Where it stands, for messages: `file:row`, or the path.
-    pub place: String,
+    /// The manifest that lists it; none in class folders.
+    pub manifest: Option<Arc<str>>,
     /// Its split.
     pub split: Split,
 }
@@ -74,7 +76,7 @@ impl Sample {
     /// An image of which only its file is known.
     #[must_use]
     pub fn unlabelled(path: PathBuf, slice: Option<u32>, key: String, split: Split) -> Self {
-        Self { place: key.clone(), path, slice, key, label: 0, findings: Vec::new(), number: None, patient: None, row: None, split }
+        Self { path, slice, key, label: 0, findings: Vec::new(), number: None, patient: None, row: None, manifest: None, split }
     }
 
     /// Whether it shows `class`; none if that is not known.
@@ -83,10 +85,19 @@ impl Sample {
         self.findings.get(class).copied().unwrap_or(Some(self.label == class))
     }
 
+    /// Where it stands, for messages: `file:row`, or the path in class folders.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match (&self.manifest, self.row) {
+            (Some(manifest), Some(row)) => format!("{manifest}:{row}"),
+            _ => self.path.display().to_string(),
+        }
+    }
+
     /// The image and where it stands, for messages: `key (file:row)`, or the path in class folders.
     #[must_use]
     pub fn shown(&self) -> String {
-        if self.row.is_some() { format!("{} ({})", self.key, self.place) } else { self.place.clone() }
+        if self.row.is_some() { format!("{} ({})", self.key, self.place()) } else { self.place() }
     }
 
     /// The name under which the patient may be shown; see [`pseudonym`].
@@ -126,13 +137,14 @@ impl Dataset {
             by_median(&mut sets);
         }
         let classes = resolve_classes(data, task, &sets, &mut findings);
-        hold_out_validation(data, &mut sets, &classes, seed, &mut findings);
-        let (mut of_patients, mut of_inputs) = (Vec::new(), Vec::new());
-        std::thread::scope(|scope| {
-            scope.spawn(|| check_inputs(&sets, &mut of_inputs));
-            check_patients(data, &sets, &mut of_patients);
+        let mut inputs = Inputs::default();
+        let held_out = std::thread::scope(|scope| {
+            scope.spawn(|| inputs = Inputs::of(&sets));
+            validation_of(data, &sets, &classes, seed, &mut findings)
         });
-        findings.extend(of_patients.into_iter().chain(of_inputs));
+        hold_out_validation(&mut sets, &held_out);
+        check_patients(data, &sets, &mut findings);
+        inputs.check(&sets, &mut findings);
         check_labels(&sets, &classes, &mut findings);
         for split in Split::ALL {
             if sets[split as usize].is_empty() {
@@ -144,16 +156,15 @@ impl Dataset {
         let labels: Vec<&str> = match task.kind {
             TaskType::Classification => classes.iter().map(String::as_str).collect(),
             TaskType::MultiLabel | TaskType::Regression => {
-                let distinct: HashSet<&str> = sets.iter().flatten().map(|record| record.label.as_str()).collect();
+                let distinct: HashSet<&str, RandomState> = sets.iter().flatten().map(|record| record.label.as_str()).collect();
                 distinct.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
             }
         };
-        let labels: HashMap<String, usize> = labels.into_iter().map(str::to_owned).zip(0..).collect();
-        let samples = Split::ALL.into_iter().zip(sets).flat_map(|(split, records)| {
-            let labels = &labels;
-            records.into_iter().filter_map(move |record| {
+        let labels: HashMap<String, usize, RandomState> = labels.into_iter().map(str::to_owned).zip(0..).collect();
+        let mut samples = Vec::with_capacity(sets.iter().map(Vec::len).sum());
+        for (split, records) in Split::ALL.into_iter().zip(sets) {
+            samples.extend(records.into_iter().filter_map(|record| {
                 let label = *labels.get(&record.label)?;
-                let place = record.place();
                 Some(Sample {
                     number: number(task, &record),
                     path: record.path,
@@ -162,13 +173,12 @@ impl Dataset {
                     label,
                     findings: record.findings,
                     patient: record.patient,
+                    manifest: record.place.row.and(Some(record.place.file)),
                     row: record.place.row,
-                    place,
                     split,
                 })
-            })
-        });
-        let samples = samples.collect();
+            }));
+        }
         Ok(Self { task: task.kind, classes, positive, samples })
     }
 
@@ -367,18 +377,20 @@ fn holder(record: &Record) -> &str {
 }
 
 /// The classes that an image counts for when a share of each is held out: its own, or each that it shows; one more for those without any.
-fn strata(record: &Record, classes: &[String]) -> Vec<usize> {
-    if record.findings.is_empty() {
-        return classes.iter().position(|class| *class == record.label).into_iter().collect();
-    }
-    let shown: Vec<usize> = (0..classes.len()).filter(|class| record.findings[*class] == Some(true)).collect();
-    if shown.is_empty() { vec![classes.len()] } else { shown }
+fn strata(record: &Record, classes: &[String]) -> impl Iterator<Item = usize> {
+    let shown = |class: &usize| record.findings.get(*class) == Some(&Some(true));
+    let own = match record.findings.is_empty() {
+        true => classes.iter().position(|class| *class == record.label),
+        false => (!(0..classes.len()).any(|class| shown(&class))).then_some(classes.len()),
+    };
+    own.into_iter().chain((0..classes.len()).filter(shown))
 }
 
-fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u64, findings: &mut Vec<Finding>) {
+/// Which training records are held out for validation; empty where none are, because there is a validation set.
+fn validation_of(data: &Data, sets: &Sets, classes: &[String], seed: u64, findings: &mut Vec<Finding>) -> Vec<bool> {
     let fraction = data.validation.fraction.as_ref().map(graft_crds::Decimal::value);
     if data.validation.uri.is_some() {
-        return;
+        return Vec::new();
     }
     let given = sets[Split::Validation as usize].len();
     if given > 0 {
@@ -386,14 +398,20 @@ fn hold_out_validation(data: &Data, sets: &mut Sets, classes: &[String], seed: u
             let what = format!("the split column marks {given} rows as validation and spec.data.validation.fraction is set as well");
             findings.push(Finding::new(Reason::AmbiguousValidation, what, vec![], "remove spec.data.validation.fraction, or the rows"));
         }
-        return;
+        return Vec::new();
     }
-    let train = std::mem::take(&mut sets[Split::Train as usize]);
-    let samples: Vec<(&str, usize)> = train.iter().flat_map(|record| strata(record, classes).into_iter().map(|s| (holder(record), s))).collect();
+    let train = &sets[Split::Train as usize];
+    let samples: Vec<(&str, usize)> = train.iter().flat_map(|record| strata(record, classes).map(|s| (holder(record), s))).collect();
     let held_out = hold_out(&samples, classes.len() + 1, fraction.unwrap_or(DEFAULT_FRACTION), seed);
-    let held_out: Vec<bool> = train.iter().map(|record| held_out.contains(holder(record))).collect();
-    for (record, held_out) in train.into_iter().zip(held_out) {
-        sets[if held_out { Split::Validation } else { Split::Train } as usize].push(record);
+    train.iter().map(|record| held_out.contains(holder(record))).collect()
+}
+
+fn hold_out_validation(sets: &mut Sets, held_out: &[bool]) {
+    if held_out.contains(&true) {
+        let mut held_out = held_out.iter();
+        let train = &mut sets[Split::Train as usize];
+        let validation = train.extract_if(.., |_| held_out.next() == Some(&true)).collect();
+        sets[Split::Validation as usize] = validation;
     }
 }
 

@@ -9,12 +9,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
 use graft_trainer_core::rng::{self, Purpose};
 use sha2::{Digest, Sha256};
 
 /// Returns the ids that are held out. `samples` are (patient, class) with classes below `classes`.
-pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fraction: f64, seed: u64) -> HashSet<&'a str> {
-    let mut counts: HashMap<&str, Vec<usize>> = HashMap::new();
+pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fraction: f64, seed: u64) -> HashSet<&'a str, RandomState> {
+    let mut counts: HashMap<&str, Vec<usize>, RandomState> = HashMap::default();
     let mut left = vec![0usize; classes];
     for (patient, class) in samples {
         counts.entry(patient).or_insert_with(|| vec![0; classes])[*class] += 1;
@@ -24,7 +25,7 @@ pub(crate) fn hold_out<'a>(samples: &[(&'a str, usize)], classes: usize, fractio
     let mut patients: Vec<(u64, &str)> = counts.keys().map(|patient| (key(patient, seed), *patient)).collect();
     patients.sort_unstable();
     let gap = |class: usize, taken: usize| (total[class] as f64 * fraction - taken as f64).abs() / total[class].max(1) as f64;
-    let mut held_out = HashSet::new();
+    let mut held_out = HashSet::default();
     for (_, patient) in patients {
         let own = &counts[patient];
         let mut change = 0.0;

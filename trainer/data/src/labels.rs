@@ -45,7 +45,7 @@ impl<'a> Known<'a> {
             empty = false;
             match self.classes.iter().position(|class| class == name) {
                 Some(class) => findings[class] = Some(true),
-                None if self.plain.contains(&plain(name)) => return Told::Odd(format!("{name:?}")),
+                None if self.plain.iter().any(|class| class.chars().eq(letters(name))) => return Told::Odd(format!("{name:?}")),
                 None => {}
             }
         }
@@ -122,7 +122,11 @@ pub(crate) fn told(classes: &[String], findings: &[Option<bool>]) -> String {
 
 /// A name without case, spaces and underscores: names that are alike here are taken for the same by people.
 pub(crate) fn plain(name: &str) -> String {
-    name.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').flat_map(char::to_lowercase).collect()
+    letters(name).collect()
+}
+
+fn letters(name: &str) -> impl Iterator<Item = char> {
+    name.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').flat_map(char::to_lowercase)
 }
 
 #[cfg(test)]

@@ -11,13 +11,16 @@ use graft_crds::spec::{DataColumns, DataSet};
 
 use crate::error::{Finding, Reason, nearest};
 use crate::labels::{Known, LabelColumns, Labels, Told};
-use crate::{dicom, nifti, phi, table};
+use crate::{dicom, nifti, parallel, phi, table};
 
 /// Extensions of image files in class folders, in lower case.
 pub const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "dcm", "dicom", "nii", "nii.gz"];
 
 /// Class folders deeper than this are taken for a loop of links.
 pub(crate) const DEPTH_LIMIT: usize = 16;
+
+/// So many rows of a manifest are understood in one go.
+const BATCH: usize = 4096;
 
 /// Where a record stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,14 +51,7 @@ impl Record {
     /// `file:row`, or the image's path in class folders.
     pub(crate) fn place(&self) -> String {
         match self.place.row {
-            Some(row) => {
-                let digits = row.to_string();
-                let mut text = String::with_capacity(self.place.file.len() + 1 + digits.len());
-                text.push_str(&self.place.file);
-                text.push(':');
-                text.push_str(&digits);
-                text
-            }
+            Some(row) => format!("{}:{row}", self.place.file),
             None => self.path.display().to_string(),
         }
     }
@@ -188,24 +184,28 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
     let Some(index) = Index::find(&header, columns, labels, path, findings) else { return Vec::new() };
     let file: Arc<str> = path.display().to_string().into();
     let mut problems = Problems::default();
-    let mut records = Vec::new();
+    let mut records = Vec::with_capacity(memchr::memchr_iter(b'\n', &text).count());
     let mut lines = Lines { text: &text, at: 0, line: 1 };
-    let mut row = csv::StringRecord::new();
-    loop {
-        match reader.read_record(&mut row) {
-            Ok(false) => break,
-            Ok(true) => {
-                let place = Place { file: file.clone(), row: row.position().map(|position| lines.of(position.byte())) };
-                if row.len() == header.len() {
-                    records.extend(index.record(root, &row, place, &mut problems));
-                } else {
-                    problems.ragged.push(format!("{file}:{} ({} fields)", place.row.unwrap_or(0), row.len()));
-                }
-            }
-            Err(error) => {
+    let mut rows = vec![(csv::StringRecord::new(), None); BATCH * parallel::processors()];
+    let mut more = true;
+    while more {
+        let mut filled = 0;
+        for (row, line) in &mut rows {
+            more = reader.read_record(row).unwrap_or_else(|error| {
                 findings.push(unreadable(path, error));
+                false
+            });
+            if !more {
                 break;
             }
+            *line = row.position().map(|position| lines.of(position.byte()));
+            filled += 1;
+        }
+        let batches: Vec<&[(csv::StringRecord, Option<u64>)]> = rows[..filled].chunks(BATCH).collect();
+        let understood = |batch: usize| index.records(root, &file, header.len(), batches[batch]);
+        for (understood, mut lacking) in parallel::map(batches.len(), parallel::processors(), understood) {
+            records.extend(understood);
+            problems.append(&mut lacking);
         }
     }
     problems.report((columns, labels), header.len(), findings);
@@ -252,6 +252,9 @@ impl Lines<'_> {
 /// Whether a path of a manifest stays in the manifest's folder: relative, or absolute and below it, and without `..`.
 pub(crate) fn inside(root: &Path, key: &str) -> bool {
     let path = Path::new(key);
+    if !key.starts_with('/') && !key.contains("..") {
+        return true;
+    }
     (path.is_relative() || path.starts_with(root)) && !path.components().any(|part| part == std::path::Component::ParentDir)
 }
 
@@ -293,6 +296,20 @@ impl<'a> Index<'a> {
             return None;
         }
         Some(Self { input: input?, label: label?, patient: patient.flatten(), split: split.flatten() })
+    }
+
+    /// The records of these rows with their lines, and what is wrong with the others.
+    fn records(&self, root: &Path, file: &Arc<str>, width: usize, rows: &[(csv::StringRecord, Option<u64>)]) -> (Vec<Record>, Problems) {
+        let mut problems = Problems::default();
+        let mut records = Vec::with_capacity(rows.len());
+        for (row, line) in rows {
+            if row.len() == width {
+                records.extend(self.record(root, row, Place { file: file.clone(), row: *line }, &mut problems));
+            } else {
+                problems.ragged.push(format!("{file}:{} ({} fields)", line.unwrap_or(0), row.len()));
+            }
+        }
+        (records, problems)
     }
 
     fn record(&self, root: &Path, row: &csv::StringRecord, place: Place, problems: &mut Problems) -> Option<Record> {
@@ -366,6 +383,16 @@ struct Problems {
 }
 
 impl Problems {
+    /// Those of rows further down.
+    fn append(&mut self, more: &mut Self) {
+        self.no_input.append(&mut more.no_input);
+        self.no_label.append(&mut more.no_label);
+        self.odd_label.append(&mut more.odd_label);
+        self.no_patient.append(&mut more.no_patient);
+        self.ragged.append(&mut more.ragged);
+        self.outside.append(&mut more.outside);
+    }
+
     fn report(self, (columns, labels): (&DataColumns, Labels<'_>), width: usize, findings: &mut Vec<Finding>) {
         let mut add = |reason, what: String, places: Vec<String>, remedy: &str| {
             if !places.is_empty() {

@@ -75,7 +75,7 @@ fn a_good_manifest_loads_in_order() {
     assert_eq!(keys(Split::Test), ["d.png"]);
     assert_eq!(dataset.range(Split::Train), 0..3);
     assert_eq!(dataset.samples[0].row, Some(2));
-    assert!(dataset.samples[0].place.ends_with("m.csv:2"));
+    assert!(dataset.samples[0].place().ends_with("m.csv:2"));
 }
 
 #[test]

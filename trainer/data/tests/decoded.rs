@@ -277,7 +277,8 @@ fn a_file_that_moves_or_changes_during_training_is_named() {
         let error = loader.batch(&[3, 4, 5]).unwrap_err();
         assert_eq!(error.reason(), "InputChanged");
         let text = error.to_string();
-        assert!(text.contains("1 image files were moved or changed after they were checked: 4.png: "), "{text}");
+        let named = format!("1 image files were moved or changed after they were checked: {}: ", path.display());
+        assert!(text.contains(&named), "{text}");
         assert!(text.contains("put the files back as they were, or start the job anew"), "{text}");
         assert!(loader.batch(&[3, 5]).is_ok(), "the others are still there");
         fs::write(path, &bytes).unwrap();

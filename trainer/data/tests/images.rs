@@ -147,7 +147,7 @@ fn all_bad_files_are_listed_with_why() {
         &loader.check(0..12).unwrap_err(),
         &["3 image files", "test/b/0.png: ", "train/a/1.png: is no PNG", "test/a/2.png: cannot be read: No such file"],
     );
-    let bad: Vec<usize> = (0..12).filter(|&i| dataset.samples[i].path.ends_with("a/1.png") && dataset.samples[i].place.contains("train")).collect();
+    let bad: Vec<usize> = (0..12).filter(|&i| dataset.samples[i].path.ends_with("a/1.png") && dataset.samples[i].place().contains("train")).collect();
     says(&loader.batch(&bad).unwrap_err(), &["1 image files", "train/a/1.png"]);
     assert!(loader.batch(&[dataset.samples.len() - 1]).is_ok(), "a failed batch must not break the next");
 }

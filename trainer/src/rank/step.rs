@@ -372,7 +372,7 @@ fn optimizer(rank: &Rank, recipe: &Recipe, settings: &FineTune, autocast: Option
 }
 
 fn diverged(recipe: &Recipe, step: &Coming, value: f64) -> Failure {
-    let names: Vec<&str> = step.samples.iter().map(|i| recipe.dataset.samples[*i].place.as_str()).collect();
+    let names: Vec<String> = step.samples.iter().map(|i| recipe.dataset.samples[*i].place()).collect();
     let text = format!(
         "the training loss became {value} in step {} of epoch {} at learning rate {:e}, with {} and {} more; lower spec.fineTune.optimizer.learningRate or set spec.fineTune.clip",
         step.step,

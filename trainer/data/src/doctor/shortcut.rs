@@ -149,7 +149,7 @@ mod tests {
             number: None,
             patient: None,
             row: Some(i as u64),
-            place: String::new(),
+            manifest: None,
             split: Split::Train,
         };
         let print = |i: usize| Fingerprint { file: [0; 32], pixels: [i as u8; 32], grey: vec![0; SIDE * SIDE], facts: facts(i) };
