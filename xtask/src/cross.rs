@@ -39,6 +39,15 @@ pub fn operator(cargo: &Cargo) -> Result<PathBuf> {
     Ok(machine::target().join(TARGET).join("release/graft-operator"))
 }
 
+/// Runs programs for 64-bit Arm on another machine.
+pub const EMULATOR: &str = "qemu-aarch64-static";
+
+/// What a program says its version is, where there is an emulator.
+pub fn version(program: &Path) -> Option<String> {
+    let said = run::output(Command::new(EMULATOR).arg(program).arg("--version")).ok()?;
+    Some(said.trim().to_owned())
+}
+
 /// A shell script that is `cc` or `ar`. Rust names the target in its own way, which Zig does not know.
 fn script(python: &Path, tool: &str) -> String {
     let target = if tool == "cc" { " -target aarch64-linux-musl" } else { "" };

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::build::Cargo;
 use crate::{cross, gpu, libtorch, machine, run};
@@ -43,6 +43,35 @@ pub fn build(accelerator: Accelerator) -> Result<PathBuf> {
     Ok(target)
 }
 
+/// Compile trainer and operator once more, in an empty folder, and see that the images are the same to the byte.
+///
+/// # Errors
+/// They are not, or cannot be built.
+pub fn build_again() -> Result<()> {
+    let cargo = Cargo::find()?;
+    let folder = machine::target().join("again");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    let mut build = cargo.command("build");
+    build.args(["--release", "--workspace", "--quiet", "--bin", "graft-operator", "--bin", "graft-trainer"]).env("CARGO_TARGET_DIR", &folder);
+    run::step("compile both in an empty folder (about 10 minutes)", || run::through(&mut build))?;
+    for (program, libraries) in [("graft-operator", None), ("graft-trainer", Some(&cargo.libtorch.folder))] {
+        let name = format!("{program}.oci.tar");
+        let (first, again) = (machine::target().join("image").join(&name), folder.join(&name));
+        let mut pack = cargo.built("image")?;
+        match libraries {
+            None => pack.arg("--operator").arg(folder.join("release").join(program)),
+            Some(libraries) => pack.arg(folder.join("release").join(program)).arg(libraries),
+        };
+        run::step(&format!("write {name}"), || run::through(pack.arg(&again).stdout(std::io::stderr())))?;
+        let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
+        ensure!(read(&first)? == read(&again)?, "{} and {} differ", first.display(), again.display());
+        println!("{name}: the same after two compilations");
+    }
+    std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())
+}
+
 /// Build the image of the operator with traces.
 ///
 /// # Errors
@@ -61,7 +90,12 @@ pub fn build_otel() -> Result<()> {
 /// See [`cross::operator`].
 pub fn build_arm64() -> Result<()> {
     let cargo = Cargo::find()?;
-    println!("{}", operator(&cargo, "graft-operator-arm64.oci.tar", || cross::operator(&cargo))?.display());
+    let program = cross::operator(&cargo)?;
+    println!("{}", operator(&cargo, "graft-operator-arm64.oci.tar", || Ok(program.clone()))?.display());
+    match cross::version(&program) {
+        Some(version) => println!("{version}, under {}", cross::EMULATOR),
+        None => println!("not started: {} (Debian's qemu-user-static) is not installed", cross::EMULATOR),
+    }
     Ok(())
 }
 

@@ -57,6 +57,9 @@ enum Task {
         /// Also the operator for 64-bit Arm
         #[arg(long)]
         arm64: bool,
+        /// Compile trainer and operator twice, and see that the images are the same to the byte
+        #[arg(long, conflicts_with = "cuda")]
+        again: bool,
     },
     /// Write programs with NCCL, and the script that checks and measures them, into a folder for a machine with a GPU
     Gpu {
@@ -117,12 +120,15 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Test => suite::test(),
         Task::Lint => suite::lint_only(),
         Task::Codegen => build::Cargo::find()?.codegen(),
-        Task::Image { cuda, otel, arm64 } => {
+        Task::Image { cuda, otel, arm64, again } => {
             image::build(if cuda { Accelerator::Cuda } else { Accelerator::None })?;
             if otel {
                 image::build_otel()?;
             }
-            if arm64 { image::build_arm64() } else { Ok(()) }
+            if arm64 {
+                image::build_arm64()?;
+            }
+            if again { image::build_again() } else { Ok(()) }
         }
         Task::Gpu { folder } => gpu::kit(&folder),
         Task::Cluster { action } => cluster(&action),

@@ -24,7 +24,7 @@ pub(crate) fn resample<const C: usize>(mut pixels: Vec<u8>, from: (usize, usize)
     let arch = Arch::new();
     if from.0 != to.0 {
         let taps = taps(from.0, to.0, filter);
-        pixels = arch.dispatch(|| if C == 1 { rows::<C, 1>(&pixels, from.0, &taps) } else { rows::<C, 4>(&pixels, from.0, &taps) });
+        pixels = arch.dispatch(|| if C == 1 { grey_rows(&pixels, from.0, &taps) } else { rows::<C, 4>(&pixels, from.0, &taps) });
     }
     if from.1 != to.1 {
         let taps = taps(from.1, to.1, filter);
@@ -101,6 +101,35 @@ fn rows<const C: usize, const LANES: usize>(pixels: &[u8], width: usize, taps: &
             }
             for (target, sum) in target.iter_mut().zip(sums) {
                 *target = level(sum);
+            }
+        }
+    }
+    out
+}
+
+/// So many rows of one channel are resized at once: their pixels that stand below each other are put side by side.
+const AT_ONCE: usize = 16;
+
+#[inline(always)]
+fn grey_rows(pixels: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
+    let mut out = vec![0; pixels.len() / width * taps.len()];
+    // Where fewer rows are left, lanes of the rows before are computed again, and kept nowhere.
+    let mut turned = vec![[0; AT_ONCE]; width];
+    for (rows, targets) in pixels.chunks(width * AT_ONCE).zip(out.chunks_mut(taps.len() * AT_ONCE)) {
+        for (lane, row) in rows.chunks_exact(width).enumerate() {
+            for (column, value) in turned.iter_mut().zip(row) {
+                column[lane] = *value;
+            }
+        }
+        for (at, Taps { first, weights }) in taps.iter().enumerate() {
+            let mut sums = [HALF; AT_ONCE];
+            for (column, weight) in turned[*first..].iter().zip(weights) {
+                for (sum, value) in sums.iter_mut().zip(column) {
+                    *sum = sum.wrapping_add(i32::from(*value).wrapping_mul(*weight));
+                }
+            }
+            for (target, sum) in targets.chunks_exact_mut(taps.len()).zip(sums) {
+                target[at] = level(sum);
             }
         }
     }
