@@ -52,6 +52,15 @@ scrape_configs:
         Ok(prometheus)
     }
 
+    /// The names under which the chart's rules record.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn recorded() -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(workspace().join("charts/graft/rules/graft.yaml"))?;
+        Ok(text.lines().filter_map(|line| line.trim().strip_prefix("- record: ").map(str::to_owned)).collect())
+    }
+
     /// Start it with these rules and `scrape_configs`, all once a second, and its files in `folder`.
     ///
     /// # Errors

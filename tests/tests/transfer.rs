@@ -262,6 +262,8 @@ fn panels_show_what_happened(prometheus: &Prometheus, began: SystemTime) {
         let mut recorded = serde_json::Map::new();
         for query in queries(dashboard).unwrap() {
             let series = prometheus.range(&query.filled("hurt", "15s"), &span).unwrap();
+            let empty = if series.is_empty() { "  empty: no DCGM exporter, because no GPU" } else { "" };
+            println!("{dashboard:<10} {:<28} {:>6}  {}{empty}", query.panel, series.len(), query.expression);
             if series.is_empty() != query.expression.contains("DCGM_") {
                 bare.push((dashboard, query.clone()));
             }
@@ -273,6 +275,15 @@ fn panels_show_what_happened(prometheus: &Prometheus, began: SystemTime) {
         }
     }
     assert!(bare.is_empty(), "panels without data: {bare:#?}");
+    let recorded = Prometheus::recorded().unwrap();
+    assert_eq!(recorded.len(), 3, "{recorded:?}");
+    for rule in recorded {
+        let series = prometheus.range(&rule, &span).unwrap();
+        let told = |value: &Value| value.as_str().is_some_and(|text| text.parse::<f64>().is_ok_and(f64::is_finite));
+        let values = series.iter().flat_map(|one| one["values"].as_array().into_iter().flatten()).filter(|pair| told(&pair[1])).count();
+        println!("{:<10} {rule:<45} {:>3} series, {values} values", "recorded", series.len());
+        assert!(values > 0, "{rule} records nothing");
+    }
     let leak = "ALERTS{alertname=\"GraftLeakFound\",transferjob=\"hurt\",alertstate=\"firing\"}";
     assert!(!prometheus.query(leak).unwrap().is_empty(), "a picture is in two splits, and no alert says so");
 }

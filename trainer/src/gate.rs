@@ -6,9 +6,8 @@
 //! does, so that neither side can be replayed, reflected or impersonated. After that, bytes pass unchanged: this is
 //! authentication, not encryption.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use graft_crds::contract::ExitReason;
@@ -19,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::doorstep::{Doorstep, accept};
 use crate::event::Failure;
 
 /// A newcomer that has not proved itself by then is sent away.
@@ -101,46 +101,12 @@ async fn introduce(stream: &mut TcpStream, token: &Token) -> std::io::Result<()>
     token.proof(KEEPER, &mine, &theirs)?.verify_slice(&proof).map_err(|_| refused())
 }
 
-/// Who is proving itself now, by address.
-#[derive(Clone, Default)]
-struct Doorstep(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A place on the doorstep, free again when this is dropped.
-struct Place(Doorstep, IpAddr);
-
-impl Doorstep {
-    fn place(&self, address: IpAddr) -> Option<Place> {
-        let mut all = self.0.lock().ok()?;
-        if all.values().sum::<usize>() >= NEWCOMERS || all.get(&address).is_some_and(|n| *n >= NEWCOMERS_OF_ADDRESS) {
-            return None;
-        }
-        *all.entry(address).or_default() += 1;
-        Some(Place(self.clone(), address))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Ok(mut all) = self.0.0.lock() else { return };
-        if let Some(n) = all.get_mut(&self.1) {
-            *n -= 1;
-            if *n == 0 {
-                all.remove(&self.1);
-            }
-        }
-    }
-}
-
 /// Lets members through to the store at a port of loopback; ends with the runtime.
 pub(crate) async fn guard(listener: std::net::TcpListener, store: u16, token: Token) {
     let Ok(listener) = from_std(listener) else { return };
-    let doorstep = Doorstep::default();
+    let doorstep = Doorstep::new(NEWCOMERS_OF_ADDRESS, NEWCOMERS);
     loop {
-        let Ok((mut stream, from)) = listener.accept().await else {
-            // Out of file descriptors: those of strangers come free in a moment.
-            sleep(Duration::from_millis(50)).await;
-            continue;
-        };
+        let (mut stream, from) = accept(&listener).await;
         let Some(place) = doorstep.place(from.ip()) else { continue };
         let token = token.clone();
         tokio::spawn(async move {

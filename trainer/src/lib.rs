@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod decoded;
+mod doorstep;
 pub mod event;
 mod gate;
 pub mod generate;

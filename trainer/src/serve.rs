@@ -3,6 +3,7 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -11,8 +12,15 @@ use axum::routing::get;
 use graft_crds::contract::{ExitReason, Progress};
 
 use crate::agent::Message;
+use crate::doorstep::{Doorstep, Limited};
 use crate::event::{Event, Failure};
 use crate::metrics::Metrics;
+
+/// Connections of one address, and of all, at a time.
+const GUESTS_OF_ADDRESS: usize = 16;
+const GUESTS: usize = 64;
+/// How long one lasts: longer than Prometheus waits by default.
+const VISIT: Duration = Duration::from_secs(15);
 
 /// What the agent knows, for whoever asks.
 pub(crate) struct Board {
@@ -121,7 +129,8 @@ async fn http(listener: std::net::TcpListener, board: Arc<Mutex<Board>>) {
         );
     let listening = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
     if let Ok(listener) = listening {
-        let _ = axum::serve(listener, routes).await;
+        let limited = Limited { listener, doorstep: Doorstep::new(GUESTS_OF_ADDRESS, GUESTS), visit: VISIT };
+        let _ = axum::serve(limited, routes).await;
     }
 }
 

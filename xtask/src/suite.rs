@@ -100,20 +100,21 @@ fn everything(tally: &mut Tally, notes: &mut Vec<String>) -> Result<()> {
         [computing, waiting.join().unwrap_or_else(|_| Err(anyhow::anyhow!("running the tests with a cluster panicked")))]
     });
     for found in both {
-        for (name, found) in found? {
+        for (name, (found, skipped)) in found? {
             if found.failed > 0 {
                 notes.push(format!("failed: {} tests of {name}", found.failed));
             }
+            notes.extend(skipped);
             tally.add(found);
         }
     }
     let mut examples = cargo.command("test");
-    tally.add(tests("examples in the documentation", examples.args(["--release", "--workspace", "--doc", "--no-fail-fast", "--quiet"]))?);
+    tally.add(tests("examples in the documentation", examples.args(["--release", "--workspace", "--doc", "--no-fail-fast", "--quiet"]))?.0);
     Ok(())
 }
 
 /// Run programs in this order; gives what each one showed.
-fn one_after_another<'a>(cargo: &Cargo, programs: &[&'a Program]) -> Result<Vec<(&'a str, Tally)>> {
+fn one_after_another<'a>(cargo: &Cargo, programs: &[&'a Program]) -> Result<Vec<(&'a str, Seen)>> {
     let mut found = Vec::new();
     for program in programs {
         let mut command = Command::new(&program.executable);
@@ -122,6 +123,8 @@ fn one_after_another<'a>(cargo: &Cargo, programs: &[&'a Program]) -> Result<Vec<
         if program.threads == Threads::One {
             command.arg("--test-threads=1");
         }
+        // Tables of what was seen, figures, and what could not be run here.
+        command.arg("--show-output");
         found.push((program.name.as_str(), tests(&program.name, &mut command)?));
     }
     Ok(found)
@@ -187,8 +190,11 @@ fn programs(cargo: &Cargo) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
+/// What test programs showed, and the lines in which tests say that they were skipped: the harness counts those as passed.
+type Seen = (Tally, Vec<String>);
+
 /// Run test programs, show all that they print in one piece when they have ended, and count.
-fn tests(name: &str, command: &mut Command) -> Result<Tally> {
+fn tests(name: &str, command: &mut Command) -> Result<Seen> {
     let began = Instant::now();
     let (mut reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
@@ -210,7 +216,7 @@ fn tests(name: &str, command: &mut Command) -> Result<Tally> {
     let why = if crashed { format!(": ended with {status} without naming a failed test") } else { String::new() };
     let Tally { passed, failed } = tally;
     println!("── test {name}\n{}\n   {passed} passed, {failed} failed in {:.1} s{why}", text.trim_end(), began.elapsed().as_secs_f64());
-    Ok(tally)
+    Ok((tally, text.lines().filter(|line| line.starts_with("skipped ")).map(str::to_owned).collect()))
 }
 
 /// The numbers of `test result: ok. 3 passed; 0 failed; …`.
@@ -233,8 +239,8 @@ mod tests {
 
     #[test]
     fn a_crash_is_a_failure() {
-        let tally =
-            super::tests("a crash", Command::new("sh").args(["-c", "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 101"])).unwrap();
-        assert_eq!(tally, Tally { passed: 2, failed: 1 });
+        let script = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'skipped one: no GPU'; exit 101";
+        let seen = super::tests("a crash", Command::new("sh").args(["-c", script])).unwrap();
+        assert_eq!(seen, (Tally { passed: 2, failed: 1 }, vec!["skipped one: no GPU".to_owned()]));
     }
 }

@@ -30,10 +30,20 @@ pub(super) fn dashboard() -> Value {
                 lines(
                     "GPUs at work",
                     "none",
-                    "GPUs of the gangs that run. The same over time, summed up, is GPU seconds.",
+                    "GPUs of the gangs that run.",
                     &[("sum(graft_job_gpus{namespace=~\"$namespace\"} and on (namespace, transferjob) graft_job_phase{phase=\"Running\"})", "GPUs")],
                 )
                 .shape(Shape::Number),
+                lines(
+                    "GPU seconds",
+                    "s",
+                    "What gangs had of GPUs within the last hour, by namespace: GPUs times the time in which they ran.",
+                    &[(
+                        "10 * sum_over_time(sum by (namespace) (graft_job_gpus{namespace=~\"$namespace\"} and on (namespace, transferjob) graft_job_phase{phase=\"Running\"})[1h:10s])",
+                        "{{namespace}}",
+                    )],
+                )
+                .shape(Shape::Stack),
                 lines(
                     "Phases",
                     "none",

@@ -141,7 +141,7 @@ pub(super) fn gather<'a>(jobs: impl Iterator<Item = &'a TransferJob>, now: Times
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Instant;
 
     use prometheus::{Encoder, TextEncoder};
@@ -150,8 +150,12 @@ mod tests {
     use super::*;
 
     fn job(number: usize, status: serde_json::Value) -> TransferJob {
+        named(format!("job-{number:04}"), "radiology", status)
+    }
+
+    fn named(name: String, namespace: &str, status: serde_json::Value) -> TransferJob {
         serde_json::from_value(json!({
-            "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": format!("job-{number:04}"), "namespace": "radiology"},
+            "apiVersion": "graft.dev/v1alpha1", "kind": "TransferJob", "metadata": {"name": name, "namespace": namespace},
             "spec": {
                 "backbone": {"architecture": "resnet18", "weights": {"uri": "file:///data/r.pth"}},
                 "data": {"train": {"uri": "file:///data/train"}, "test": {"uri": "file:///data/test"}},
@@ -173,6 +177,12 @@ mod tests {
                "progress": {"summary": "63%", "percent": 63, "epoch": 12, "epochs": 20, "samplesPerSecond": "412.5"},
                "data": {"images": 746, "pairsAcrossSplits": 2, "labelConflicts": 0, "shortcuts": ["image size (tells a, AUROC 0.91)"]},
                "checkpoint": {"epoch": 12, "digest": "d", "seen": "2026-01-01T00:08:30Z"}, "restarts": {"total": 1, "failures": 1, "preemptions": 0}})
+    }
+
+    /// The series of a thousand running jobs whose names and namespace have so many letters.
+    pub(crate) fn of_a_thousand_jobs(letters: usize) -> String {
+        let jobs: Vec<_> = (0..1000).map(|n| named(format!("{n:a>letters$}"), &"r".repeat(letters), running())).collect();
+        text(&jobs)
     }
 
     #[test]

@@ -24,6 +24,9 @@ use queue::Queue;
 pub use catalog::{ALL, Kind, Metric};
 pub use requests::Requests;
 
+#[cfg(test)]
+pub(crate) use jobs::tests::of_a_thousand_jobs;
+
 /// Value of the labels `controller` and `name`.
 const CONTROLLER: &str = "transferjob";
 

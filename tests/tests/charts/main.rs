@@ -255,6 +255,7 @@ fn installed_upgraded_rolled_back_and_uninstalled_under_a_job() {
 
     accepted_by_the_api_server(&site);
     installed(&site);
+    gitops_builds_and_applies(&site);
     limited(&site);
     upgraded_and_rolled_back(&site);
     uninstalled_and_back(&site);
@@ -277,6 +278,31 @@ fn accepted_by_the_api_server(site: &Site) {
     site.kubectl(&["apply", "--dry-run=server", "-k", &base.join("crds").to_string_lossy()]);
     let said = site.kubectl(&["apply", "--dry-run=server", "-k", &base.join("base").to_string_lossy()]);
     assert!(said.contains("deployment.apps/graft-operator created"), "{said}");
+}
+
+/// What Flux makes of its example: an overlay of the base with these images and patches; and the team's folder.
+fn gitops_builds_and_applies(site: &Site) {
+    let text = fs::read_to_string(workspace().join("examples/gitops/flux.yaml")).unwrap();
+    let documents = text.split("\n---\n").map(|document| serde_saphyr::from_str::<Value>(document).unwrap());
+    let flux = documents.into_iter().find(|object| object["spec"]["path"] == "./deploy/kustomize/base").unwrap();
+    let folder = site.folder.path().join("overlay");
+    fs::create_dir(&folder).unwrap();
+    // kustomize takes no absolute paths.
+    let up = "../".repeat(folder.components().count() - 1);
+    let base = workspace().join("deploy/kustomize/base").canonicalize().unwrap();
+    let overlay = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "resources": [format!("{up}{}", base.strip_prefix("/").unwrap().display())],
+        "images": flux["spec"]["images"], "patches": flux["spec"]["patches"],
+    });
+    fs::write(folder.join("kustomization.yaml"), overlay.to_string()).unwrap();
+    let built = site.kubectl(&["kustomize", &folder.to_string_lossy()]);
+    for image in ["image: registry.example/graft-operator:1", "value: registry.example/graft-trainer:1"] {
+        assert!(built.contains(image), "{image} is not in\n{built}");
+    }
+    let jobs = workspace().join("examples/gitops/transferjobs");
+    let said = site.kubectl(&["apply", "--dry-run=server", "-k", &jobs.to_string_lossy()]);
+    assert!(said.contains("transferjob.graft.dev/lung-ct created"), "{said}");
 }
 
 /// The words after `helm` of each command in the README, whose registry is this node.
@@ -380,7 +406,9 @@ fn limited(site: &Site) {
 }
 
 fn upgraded_and_rolled_back(site: &Site) {
+    stop::train(site);
     let children = site.children();
+    let epoch = stop::epoch(site);
     // The operator for one namespace, under a Role of that namespace only; by the other Helm.
     let took = site.upgrade("helm3", &["watchNamespace=radiology", "config.progressIntervalSeconds=5", "networkPolicy.restrictEgress=true"]);
     println!("helm upgrade --wait: {:.1} s", took.as_secs_f64());
@@ -393,6 +421,7 @@ fn upgraded_and_rolled_back(site: &Site) {
     site.helm("helm", &["rollback", "graft", "1", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]);
     assert!(site.kubectl(&["get", "clusterrolebindings", "-o", "name"]).contains("graft-operator"));
     assert!(site.children().is_superset(&children), "a rollback touches the gang");
+    stop::trains_on(site, epoch);
 }
 
 fn uninstalled_and_back(site: &Site) {
@@ -401,14 +430,21 @@ fn uninstalled_and_back(site: &Site) {
     site.helm("helm", &["uninstall", "graft-crds"]);
     assert_eq!(site.children(), children, "uninstalling the operator touches what runs");
     let left = site.kubectl(&["get", "tj", "-n", NAMESPACE, "-o", "name"]);
-    assert_eq!(left.lines().count(), 2, "uninstalling takes TransferJobs with it: {left}");
+    assert_eq!(left.lines().count(), 3, "uninstalling takes TransferJobs with it: {left}");
     let roles =
         site.kubectl(&["get", "clusterroles,clusterrolebindings,deployments,networkpolicies,validatingadmissionpolicies", "-A", "-o", "name"]);
     assert!(!roles.contains("graft"), "left behind: {roles}");
+    let epoch = stop::epoch(site);
+    let until = Instant::now() + Duration::from_secs(60);
+    while stop::epoch(site) <= epoch {
+        assert!(Instant::now() < until, "without an operator a gang stops to train at epoch {epoch}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 
     site.helm("helm", &["install", "graft-crds", "charts/graft-crds"]);
     site.upgrade("helm", &[]);
     site.apply("after");
     site.starting("after");
     assert!(site.children().is_superset(&children), "a new installation replaces the gang");
+    stop::trains_on(site, epoch);
 }

@@ -1,4 +1,5 @@
-//! `uninstall.jobs=stop`: gangs go with the operator, everything else stays, and a new installation goes on.
+//! A job that trains while the operator is upgraded, rolled back and taken away. With `uninstall.jobs=stop` gangs go with the operator,
+//! everything else stays, and a new installation goes on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,11 +16,11 @@ use crate::{NAMESPACE, SYSTEM, Site};
 
 const JOB: &str = "trains";
 
-/// A job that trains on generated pictures until it is deleted, in the namespace of the jobs that wait for ever.
-fn train(site: &Site) {
+/// A job that trains on generated pictures until it is deleted, in the namespace of the jobs that wait for ever; it has a checkpoint.
+pub fn train(site: &Site) {
     let folder = site.folder.path().join("stop");
     fs::create_dir(&folder).unwrap();
-    let generate = Command::new(binary("graft-trainer").unwrap()).args(["generate", "--patients", "12"]).arg(&folder).output().unwrap();
+    let generate = Command::new(binary("graft-trainer").unwrap()).args(["generate", "--patients", "60"]).arg(&folder).output().unwrap();
     assert!(generate.status.success(), "{}", String::from_utf8_lossy(&generate.stderr));
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     site.cluster.create_hostpath_volume("stop", NAMESPACE, &folder, "1Gi").unwrap();
@@ -36,6 +37,20 @@ fn train(site: &Site) {
         });
     });
     site.kubectl(&["apply", "-f", &file]);
+    reaches(site, JOB, |s| s.phase == Some(Phase::Running) && kept(s) > 0);
+}
+
+/// Its epoch, as its pod tells.
+pub fn epoch(site: &Site) -> i64 {
+    let pod = site.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", &format!("graft.dev/job={JOB}"), "-o", "jsonpath={.items[0].metadata.name}"]);
+    let told = site.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9480/proxy/progress")]);
+    serde_json::from_str::<serde_json::Value>(&told).unwrap()["epoch"].as_i64().unwrap()
+}
+
+/// It is in its first attempt, past `epoch`, and the operator has noticed.
+pub fn trains_on(site: &Site, epoch: i64) {
+    let seen = reaches(site, JOB, |s| kept(s) > epoch);
+    assert_eq!((seen.phase, seen.attempt, seen.restarts.total), (Some(Phase::Running), 0, 0), "{seen:?}");
 }
 
 /// As many as a job may have: it trains until it is deleted, on any machine.
@@ -53,8 +68,6 @@ fn kept(status: &TransferJobStatus) -> i64 {
 pub fn stopped_and_back(site: &Site) {
     let settings = ["config.progressIntervalSeconds=1", "uninstall.jobs=stop"];
     site.upgrade("helm", &settings);
-    train(site);
-    reaches(site, JOB, |s| s.phase == Some(Phase::Running) && kept(s) > 0);
     // A job that somebody has suspended stays that.
     site.kubectl(&["patch", "tj", "during", "-n", NAMESPACE, "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]);
     reaches(site, "during", |s| s.phase == Some(Phase::Suspended));

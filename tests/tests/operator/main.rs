@@ -238,6 +238,7 @@ fn metrics_are_served(operator: &Operator) {
 
 /// Panels that stay empty here, and why.
 const EMPTY: &[(&str, &str, &str)] = &[
+    ("fleet", "GPU seconds", "no gang runs for the ten seconds from one point to the next"),
     ("fleet", "Stages", "no pod tells a stage: there is no trainer"),
     ("fleet", "Time to the first step", "no pod tells its progress: there is no trainer"),
     ("fleet", "Progress", "no pod tells its progress: there is no trainer"),

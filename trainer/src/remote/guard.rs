@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,12 +67,20 @@ impl Resolver for Guarded {
     }
 }
 
+/// Metadata services at addresses that are not link-local: Alibaba Cloud's, Azure's, and Oracle Cloud's.
+const METADATA: [Ipv4Addr; 3] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
+
 fn refused(address: IpAddr, loopback: bool) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast() || (v4.is_loopback() && !loopback),
-        // fd00:ec2::254 is a metadata service with an address that is otherwise private.
+        IpAddr::V4(v4) => {
+            let here = v4.octets()[0] == 0 || v4.is_broadcast() || (v4.is_loopback() && !loopback);
+            here || v4.is_link_local() || METADATA.contains(&v4)
+        }
         IpAddr::V6(v6) => {
-            v6.is_unicast_link_local() || v6.is_unspecified() || v6.segments()[..2] == [0xFD00, 0x0EC2] || (v6.is_loopback() && !loopback)
+            let own = v6.is_unicast_link_local() || v6.is_unspecified() || (v6.is_loopback() && !loopback);
+            // fd00:ec2::254 is a metadata service with an address that is otherwise private. A translator to IPv4 (RFC 6052) would
+            // lead to all of the above.
+            own || v6.segments()[..2] == [0xFD00, 0x0EC2] || v6.segments()[..2] == [0x0064, 0xFF9B]
         }
     }
 }
@@ -86,7 +94,8 @@ mod tests {
     #[test]
     fn nothing_is_fetched_from_where_only_the_node_may_look() {
         let refused = |text: &str, loopback| refused(text.parse().unwrap(), loopback);
-        for inside in ["169.254.169.254", "fe80::1", "fd00:ec2::254", "0.0.0.0", "::", "::ffff:169.254.169.254"] {
+        let metadata = ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "64:ff9b::a9fe:a9fe"];
+        for inside in metadata.into_iter().chain(["fe80::1", "0.0.0.0", "0.1.2.3", "::", "::ffff:169.254.169.254"]) {
             assert!(refused(inside, true), "{inside}");
         }
         for own in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
