@@ -97,6 +97,44 @@ fn pictures_are_turned_as_pillow_turns_them() {
     assert!(all.into_iter().all(|shape| shapes.get(&shape).is_some_and(|count| *count >= 4)), "{shapes:?}");
 }
 
+/// What Graft does not read and Pillow does; each is said to be no supported kind of TIFF.
+const REFUSED: [&str; 5] = ["TIFF palette", "TIFF 4 bits", "TIFF grey and alpha", "TIFF 32-bit float", "TIFF 32-bit integers"];
+/// What is a JPEG for the decoder in Rust, which rounds otherwise than libjpeg-turbo.
+const BY_RUST: [&str; 2] = ["TIFF JPEG", "JPEG CMYK"];
+
+#[test]
+fn pixels_stored_in_any_way_are_those_of_pillow() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(include_str!("golden/variants.json")).unwrap();
+    let (mut exact, mut faults) = (0, Vec::new());
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let ours = decode(&unhex(&case["file"]), None, &Reading::default());
+        let Ok(ours) = ours.map_err(|error| error.to_string()) else {
+            faults.extend((!REFUSED.contains(&name)).then(|| format!("{name} is refused")));
+            continue;
+        };
+        faults.extend(REFUSED.contains(&name).then(|| format!("{name} is read now")));
+        let apart = |theirs: &[u8]| {
+            assert_eq!(ours.as_raw().len(), theirs.len(), "{name}");
+            ours.as_raw().iter().zip(theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+        };
+        let pillows = apart(&unhex(&case["expected"]));
+        let worst = if case["wide"].is_string() {
+            // To the nearest of 256 levels. Pillow rounds colours down, and makes no 8 bits of 16 of grey alone.
+            let nearest = |two: &[u8]| ((u32::from(two[0]) << 8 | u32::from(two[1])) + 128) / 257;
+            let reduced = case["mode"].as_str() != Some("I;16");
+            faults.extend((reduced && pillows > 1).then(|| format!("{name}: {pillows} levels from Pillow's")));
+            apart(&unhex(&case["wide"]).chunks(2).map(|two| nearest(two) as u8).collect::<Vec<_>>())
+        } else {
+            pillows
+        };
+        faults.extend((worst > u8::from(BY_RUST.contains(&name))).then(|| format!("{name}: {worst} levels apart")));
+        exact += usize::from(worst == 0);
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(exact >= cases.len() - REFUSED.len() - BY_RUST.len(), "{exact} of {} are exact", cases.len());
+}
+
 /// Twelve images of two classes in folders `train`, `test`, and the checked data set.
 fn folders() -> (tempfile::TempDir, Data) {
     let root = tempfile::tempdir().unwrap();
