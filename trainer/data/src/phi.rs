@@ -33,40 +33,33 @@ impl Personal {
 
 /// Columns by their names as [`plain`] writes them, in English, German, French, Spanish, Italian and Portuguese. `name`, `nom`,
 /// `nome` and `nombre` alone name files as often as people, and an address may be that of a web page.
-#[rustfmt::skip]
-const COLUMNS: &[(Personal, &[&str])] = &[
-    (Personal::Name, &[
-        "patientname", "patientsname", "firstname", "lastname", "surname", "givenname", "familyname", "middlename", "fullname", "personname", "othernames", "maidenname",
-        "nachname", "vorname", "familienname", "geburtsname", "zuname", "patientenname",
-        "prenom", "nomdefamille", "nomfamille", "nompatient", "nomdupatient", "nomprenom", "nometprenom",
-        "apellido", "apellidos", "primerapellido", "segundoapellido", "nombrepaciente", "nombredelpaciente", "nombrecompleto", "nombreyapellidos", "nombresyapellidos",
-        "cognome", "nomepaziente", "nomedelpaziente", "nomecognome", "nomeecognome", "cognomenome", "cognomeenome",
-        "sobrenome", "apelido", "nomepaciente", "nomedopaciente", "nomecompleto",
-    ]),
-    (Personal::BirthDate, &[
-        "dob", "birthdate", "dateofbirth", "birthday", "dateofbirthdob",
-        "geburtsdatum", "geburtstag", "gebdatum", "gebdat",
-        "datenaissance", "datedenaissance", "datenaiss",
-        "fechanacimiento", "fechadenacimiento", "fechanac",
-        "datanascita", "datadinascita",
-        "datanascimento", "datadenascimento",
-    ]),
-    (Personal::Contact, &[
-        "phone", "phonenumber", "telephone", "telephonenumber", "mobilephone", "email", "emailaddress", "homeaddress", "streetaddress",
-        "telefon", "telefonnummer", "handynummer", "mobilnummer", "emailadresse", "anschrift",
-        "numerotelephone", "numerodetelephone", "courriel", "adresseemail",
-        "telefono", "numerotelefono", "numerodetelefono", "correoelectronico",
-        "numeroditelefono", "cellulare", "postaelettronica",
-        "telefone", "numerotelefone", "numerodetelefone", "correioeletronico",
-    ]),
-    (Personal::RecordNumber, &[
-        "mrn", "medicalrecordnumber", "ssn", "socialsecuritynumber", "nhsnumber", "insurancenumber", "passportnumber", "accessionnumber",
-        "versichertennummer", "krankenversichertennummer", "versicherungsnummer", "sozialversicherungsnummer",
-        "numerosecuritesociale", "numerodesecuritesociale",
-        "numerohistoriaclinica", "numerodehistoriaclinica", "numeroseguridadsocial", "numerodeseguridadsocial",
-        "codicefiscale", "tesserasanitaria",
-        "cartaosus",
-    ]),
+const COLUMNS: &[(Personal, &str)] = &[
+    (Personal::Name, "patientname patientsname firstname lastname surname givenname familyname middlename fullname personname"),
+    (Personal::Name, "othernames maidenname"),
+    (Personal::Name, "nachname vorname familienname geburtsname zuname patientenname"),
+    (Personal::Name, "prenom nomdefamille nomfamille nompatient nomdupatient nomprenom nometprenom"),
+    (Personal::Name, "apellido apellidos primerapellido segundoapellido nombrepaciente nombredelpaciente nombrecompleto"),
+    (Personal::Name, "nombreyapellidos nombresyapellidos"),
+    (Personal::Name, "cognome nomepaziente nomedelpaziente nomecognome nomeecognome cognomenome cognomeenome"),
+    (Personal::Name, "sobrenome apelido nomepaciente nomedopaciente nomecompleto"),
+    (Personal::BirthDate, "dob birthdate dateofbirth birthday dateofbirthdob"),
+    (Personal::BirthDate, "geburtsdatum geburtstag gebdatum gebdat"),
+    (Personal::BirthDate, "datenaissance datedenaissance datenaiss"),
+    (Personal::BirthDate, "fechanacimiento fechadenacimiento fechanac"),
+    (Personal::BirthDate, "datanascita datadinascita"),
+    (Personal::BirthDate, "datanascimento datadenascimento"),
+    (Personal::Contact, "phone phonenumber telephone telephonenumber mobilephone email emailaddress homeaddress streetaddress"),
+    (Personal::Contact, "telefon telefonnummer handynummer mobilnummer emailadresse anschrift"),
+    (Personal::Contact, "numerotelephone numerodetelephone courriel adresseemail"),
+    (Personal::Contact, "telefono numerotelefono numerodetelefono correoelectronico"),
+    (Personal::Contact, "numeroditelefono postaelettronica"),
+    (Personal::Contact, "telefone numerotelefone numerodetelefone correioeletronico"),
+    (Personal::RecordNumber, "mrn medicalrecordnumber ssn socialsecuritynumber nhsnumber insurancenumber passportnumber accessionnumber"),
+    (Personal::RecordNumber, "versichertennummer krankenversichertennummer versicherungsnummer sozialversicherungsnummer"),
+    (Personal::RecordNumber, "numerosecuritesociale numerodesecuritesociale"),
+    (Personal::RecordNumber, "numerohistoriaclinica numerodehistoriaclinica numeroseguridadsocial numerodeseguridadsocial"),
+    (Personal::RecordNumber, "codicefiscale tesserasanitaria"),
+    (Personal::RecordNumber, "cartaosus"),
 ];
 
 /// What may stand before one of those names.
@@ -94,7 +87,7 @@ fn plain(name: &str) -> String {
 /// What a column's name says it holds.
 pub(crate) fn column(name: &str) -> Option<Personal> {
     let plain = plain(name);
-    let named = |name: &str| COLUMNS.iter().find(|(_, names)| names.contains(&name)).map(|(kind, _)| *kind);
+    let named = |name: &str| COLUMNS.iter().find(|(_, names)| names.split(' ').any(|known| known == name)).map(|(kind, _)| *kind);
     named(&plain).or_else(|| OWNERS.iter().find_map(|owner| named(plain.strip_prefix(owner)?)))
 }
 
