@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Makes what graft-data's tests of DICOM and NIfTI compare with: what pydicom and nibabel read from the files in GRAFT_DATA.
 
-`medical.py DATA` writes goldens/medical.json. Of each picture it keeps the size and 16 grey or colour levels on a grid, after
-the window that Graft takes where a job names none.
+`medical.py DATA` writes goldens/medical.json. Of each picture it keeps the size, 16 grey or colour levels on a grid and the SHA-256 of
+all, after the window that Graft takes where a job names none.
 """
+import hashlib
 import json
 import os
 import sys
@@ -19,11 +20,12 @@ warnings.filterwarnings("ignore")
 
 
 def grid(picture):
-    """Levels at 4 × 4 places of `[height, width, 3]`, and the mean of all."""
+    """Levels at 4 × 4 places of `[height, width, 3]`, the mean of all, and the digest of all as unsigned bytes."""
     height, width = picture.shape[:2]
     rows, columns = [[(2 * i + 1) * n // 8 for i in range(4)] for n in (height, width)]
     levels = [[int(v) for v in picture[r, c]] for r in rows for c in columns]
-    return {"size": [width, height], "levels": levels, "mean": round(float(picture.mean()), 3)}
+    digest = hashlib.sha256(picture.astype(np.uint8).tobytes()).hexdigest()
+    return {"size": [width, height], "levels": levels, "mean": round(float(picture.mean()), 3), "sha256": digest}
 
 
 def through(values, low, high):

@@ -12,12 +12,15 @@ use graft_crds::spec::{Data, DataSet, Task, TaskType};
 use crate::checks::{Inputs, check_labels, check_patients, check_personal, quoted};
 use crate::error::{DataError, Finding, Reason, pseudonym};
 use crate::holdout::hold_out;
-use crate::labels::{Labels, plain, told};
+use crate::labels::{Labels, plain, slip, told};
 use crate::patients;
 use crate::source::{self, Record};
 
 /// The share of training patients held out where nothing else is said.
 const DEFAULT_FRACTION: f64 = 0.15;
+
+/// A class is taken for another one that is misspelt if the other has more than so many times its images.
+const MISSPELT: usize = 20;
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -340,6 +343,7 @@ fn resolve_classes(data: &Data, task: &Task, sets: &Sets, findings: &mut Vec<Fin
         let what = "the training data has classes whose names differ only in case or spaces";
         findings.push(Finding::new(Reason::UnknownClass, what, seen, "write each class in one way"));
     }
+    findings.extend(misspelt(task, &sets[Split::Train as usize]));
     if task.classes.is_empty() {
         return trained.into_iter().map(str::to_owned).collect();
     }
@@ -349,6 +353,24 @@ fn resolve_classes(data: &Data, task: &Task, sets: &Sets, findings: &mut Vec<Fin
         findings.push(Finding::new(Reason::UnknownClass, what, untrained, "remove them from spec.task.classes or add samples"));
     }
     task.classes.clone()
+}
+
+/// Rare classes whose names are those of frequent ones but for a slip of the pen. Who names both in the task has two classes.
+fn misspelt(task: &Task, train: &[Record]) -> Option<Finding> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in train {
+        *counts.entry(&record.label).or_default() += 1;
+    }
+    let meant = |class: &str| task.classes.iter().any(|named| named == class);
+    let likely = |rare: &(&str, usize)| {
+        let of = |(class, images): &(&&str, &usize)| **images > MISSPELT * rare.1 && slip(rare.0, class) && !(meant(rare.0) && meant(class));
+        let (class, images) = counts.iter().find(of)?;
+        Some(format!("{:?} ({} images) and {class:?} ({images} images)", rare.0, rare.1))
+    };
+    let pairs: Vec<String> = counts.iter().filter_map(|(class, images)| likely(&(class, *images))).collect();
+    let what = "the training data has rare classes whose names are frequent ones misspelt";
+    (!pairs.is_empty())
+        .then(|| Finding::new(Reason::UnknownClass, what, pairs, "correct the labels; name both in spec.task.classes if they are two classes"))
 }
 
 /// The classes of a multi-label task. Each needs a training image that shows it, or it cannot be learned; that also finds a misspelt one.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use graft_crds::Architecture;
 use graft_crds::spec::{Data, Fit, Interpolation, Preprocessing, Window};
+use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +216,8 @@ impl Geometry {
 }
 
 /// Decodes an image to RGB: grey is repeated, alpha is dropped without blending, 16 bits are scaled from their full
-/// range to 8, and the orientation tag is ignored, as torchvision's readers do (but Pillow cuts 16-bit grey off at 255).
+/// range to 8 (but Pillow cuts 16-bit grey off at 255), and it is turned and mirrored as its EXIF or TIFF's tag says, as a viewer
+/// shows it and Pillow's `ImageOps.exif_transpose` makes it.
 /// Grey values of DICOM and NIfTI pass through the windows of `reading`, else through the file's own, else from the lowest to
 /// the highest. `slice` chooses one of a file's frames or slices, from 0.
 ///
@@ -265,7 +267,7 @@ fn name(format: ImageFormat) -> &'static str {
 pub(crate) struct Picture {
     /// One channel of 8 bits for a grey picture, also where the file repeats it in three; else three.
     pub(crate) image: DynamicImage,
-    /// Width and height in the file, in pixels; of a JPEG the image may be a fraction of it, see [`Reading::enough`].
+    /// Width and height in pixels, of the picture as it is shown; of a JPEG the image may be a fraction of it, see [`Reading::enough`].
     pub(crate) size: [u32; 2],
     /// Name of the format, by the file's content.
     pub(crate) format: &'static str,
@@ -309,7 +311,7 @@ pub(crate) fn decode_picture(bytes: &[u8], slice: Option<u32>, reading: &Reading
     Ok(Picture { image: canonical(picture.image), ..picture })
 }
 
-/// A file of one of the formats that are not medical.
+/// A file of one of the formats that are not medical, as a viewer shows it.
 fn ordinary(bytes: &[u8], Reading { limits, enough, .. }: &Reading) -> Result<Picture, DecodeError> {
     let (limits, enough) = (*limits, *enough);
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
@@ -319,19 +321,44 @@ fn ordinary(bytes: &[u8], Reading { limits, enough, .. }: &Reading) -> Result<Pi
             return Err(DecodeError::Truncated);
         }
         if let Some(Jpeg { image, size }) = jpeg::decode(bytes, enough, limits)? {
-            return Ok(Picture { channels: image.color().channel_count(), bits: 8, format: name(format), image, size });
+            let picture = Picture { channels: image.color().channel_count(), bits: 8, format: name(format), image, size };
+            return Ok(picture.turned(by_exif(jpeg::exif(bytes))));
         }
     }
     let mut allocation = image::Limits::default();
     allocation.max_alloc = Some(limits.pixels.saturating_mul(8));
     reader.limits(allocation);
-    let decoder = reader.into_decoder()?;
+    let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
+    // A tag that cannot be read turns nothing: the picture is whole without it.
+    let orientation = match format {
+        ImageFormat::Jpeg => by_exif(jpeg::exif(bytes)),
+        ImageFormat::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        _ => by_exif(decoder.exif_metadata().ok().flatten().as_deref()),
+    };
     let image = DynamicImage::from_decoder(decoder)?;
     let channels = image.color().channel_count();
     let bits = image.color().bits_per_pixel() / u16::from(channels.max(1));
-    Ok(Picture { image, size: [width, height], format: name(format), bits, channels })
+    Ok(Picture { image, size: [width, height], format: name(format), bits, channels }.turned(orientation))
+}
+
+/// How EXIF says that a picture is to be turned. Some PNG and WebP files have it with the beginning that it has in a JPEG.
+fn by_exif(exif: Option<&[u8]>) -> Orientation {
+    exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(jpeg::EXIF).unwrap_or(exif))).unwrap_or(Orientation::NoTransforms)
+}
+
+impl Picture {
+    /// As a viewer shows it.
+    fn turned(mut self, orientation: Orientation) -> Self {
+        self.image.apply_orientation(orientation);
+        let [width, height] = self.size;
+        let size = match orientation {
+            Orientation::NoTransforms | Orientation::Rotate180 | Orientation::FlipHorizontal | Orientation::FlipVertical => [width, height],
+            Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => [height, width],
+        };
+        Self { size, ..self }
+    }
 }
 
 /// Resizes and crops an image to the geometry: `[3, size, size]`, grey repeated, channels first, rows from top to bottom.
@@ -415,6 +442,31 @@ mod tests {
         }
         let error = decode(b"<html>not found</html>", None, &Reading::default()).unwrap_err();
         assert!(matches!(error, DecodeError::UnknownFormat));
+    }
+
+    /// `whole`, a JPEG, with EXIF of this orientation.
+    fn oriented(whole: &[u8], orientation: u8) -> Vec<u8> {
+        let exif = [b"\xFF\xE1\0\x22Exif\0\0MM\0\x2A\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], &[0; 6]].concat();
+        [&whole[..2], &exif, &whole[2..]].concat()
+    }
+
+    #[test]
+    fn both_decoders_of_jpeg_turn_it() {
+        let whole = jpeg(64, 48);
+        // Of bytes before the end marker libjpeg-turbo warns, so that the decoder in Rust has it.
+        let odd = [&whole[..whole.len() - 2], &[7; 5], &[0xFF, 0xD9]].concat();
+        assert!(crate::jpeg::decode(&odd, None, Limits::default()).unwrap().is_none());
+        for (bytes, enough, size) in [(&whole, None, [48, 64]), (&whole, Some(24), [24, 32]), (&odd, None, [48, 64])] {
+            let reading = Reading { enough, ..Reading::default() };
+            let upright = decode_picture(bytes, None, &reading).unwrap();
+            let turned = decode_picture(&oriented(bytes, 6), None, &reading).unwrap();
+            assert_eq!((upright.size, turned.size), ([64, 48], [48, 64]));
+            assert_eq!([turned.image.width(), turned.image.height()], size);
+            assert_eq!(turned.image, upright.image.rotate90());
+            for odd in [0, 9, 255] {
+                assert_eq!(decode_picture(&oriented(bytes, odd), None, &reading).unwrap().image, upright.image, "orientation {odd}");
+            }
+        }
     }
 
     #[test]

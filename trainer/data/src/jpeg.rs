@@ -9,6 +9,9 @@ use crate::decode::{DecodeError, Limits};
 /// More scans than any encoder makes are an attack on the decoder's time.
 const SCANS: u32 = 100;
 
+/// How EXIF begins in a JPEG.
+pub(crate) const EXIF: &[u8] = b"Exif\0\0";
+
 /// A decoded JPEG.
 pub(crate) struct Jpeg {
     /// Grey or RGB, perhaps smaller than the file says.
@@ -57,23 +60,43 @@ fn divisor(shorter: u32, enough: Option<u32>) -> u32 {
     [8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
+/// The marker with which a scan begins.
+const SCAN: u8 = 0xDA;
+
+/// The segments of a JPEG's header, each by its marker and what follows its length; at last the first scan with all that is left.
+fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut at = 2;
+    std::iter::from_fn(move || {
+        while let Some(&[0xFF, marker]) = bytes.get(at..at + 2) {
+            let begin = at;
+            match (marker, bytes.get(at + 2..at + 4)) {
+                (0xFF, _) => at += 1,
+                (0x01 | 0xD0..=0xD8, _) => at += 2,
+                (SCAN, _) => {
+                    at = bytes.len();
+                    return Some((SCAN, &bytes[begin..]));
+                }
+                (_, Some(&[high, low])) => {
+                    at += 2 + usize::from(u16::from_be_bytes([high, low]));
+                    return Some((marker, bytes.get(begin + 4..at).unwrap_or_default()));
+                }
+                (_, _) => return None,
+            }
+        }
+        None
+    })
+}
+
 /// Whether a JPEG has an end marker after the beginning of its scan. Decoders fill up what is missing without an error.
 /// The search begins behind the header, because a thumbnail in there has an end marker of its own; within scans, bytes
 /// 0xFF are escaped, so the marker cannot appear by chance.
 pub(crate) fn is_whole(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[0xFF, marker]) = bytes.get(at..at + 2) {
-        if marker == 0xDA {
-            return memchr::memmem::find(&bytes[at..], &[0xFF, 0xD9]).is_some();
-        }
-        at += match (marker, bytes.get(at + 2..at + 4)) {
-            (0xFF, _) => 1,
-            (0x01 | 0xD0..=0xD8, _) => 2,
-            (_, Some(&[high, low])) => 2 + usize::from(u16::from_be_bytes([high, low])),
-            (_, _) => return false,
-        };
-    }
-    false
+    segments(bytes).any(|(marker, rest)| marker == SCAN && memchr::memmem::find(rest, &[0xFF, 0xD9]).is_some())
+}
+
+/// A JPEG's EXIF, the first that it has.
+pub(crate) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    segments(bytes).find_map(|(marker, segment)| if marker == 0xE1 { segment.strip_prefix(EXIF) } else { None })
 }
 
 #[cfg(test)]
@@ -122,9 +145,10 @@ pub(crate) mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_header_crashes_the_search_for_the_end(mut bytes: Vec<u8>) {
+        fn no_header_crashes_the_search_for_the_end_and_for_exif(mut bytes: Vec<u8>) {
             bytes.splice(0..0, [0xFF, 0xD8, 0xFF]);
             is_whole(&bytes);
+            exif(&bytes);
         }
     }
 

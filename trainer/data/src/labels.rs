@@ -125,6 +125,53 @@ pub(crate) fn plain(name: &str) -> String {
     letters(name).collect()
 }
 
+/// Words with fewer letters than this may differ by one and mean something else.
+const SLIP: usize = 6;
+
+/// Whether two names are alike but for one slip of the pen within a word: a letter too many, too few, another or two that
+/// are swapped; or a plural. Numbers, single letters, and what stands at the beginning of a word (`typical`, `atypical`) mean something.
+pub(crate) fn slip(one: &str, other: &str) -> bool {
+    let (one, other) = (words(one), words(other));
+    let mut differ = one.iter().zip(&other).filter(|(a, b)| a != b);
+    match (one.len() == other.len(), differ.next(), differ.next()) {
+        (true, Some((a, b)), None) => slip_in_word(a, b) || slip_in_word(b, a),
+        _ => false,
+    }
+}
+
+/// The words and numbers of a name, in lower case: `PleuralEffusion_2` has three.
+fn words(name: &str) -> Vec<Vec<char>> {
+    let mut words: Vec<Vec<char>> = Vec::new();
+    let mut last = ' ';
+    for letter in name.chars() {
+        let goes_on = if letter.is_alphabetic() { last.is_alphabetic() && (last.is_uppercase() || letter.is_lowercase()) } else { last.is_numeric() };
+        match words.last_mut() {
+            _ if !letter.is_alphanumeric() => {}
+            Some(word) if goes_on => word.extend(letter.to_lowercase()),
+            _ => words.push(letter.to_lowercase().collect()),
+        }
+        last = letter;
+    }
+    words
+}
+
+/// Whether `long` is `short` with one slip; it is at least as long.
+fn slip_in_word(long: &[char], short: &[char]) -> bool {
+    if short.len() < SLIP || !long.iter().chain(short).all(|letter| letter.is_alphabetic()) {
+        return false;
+    }
+    let same = |(a, b): &(&char, &char)| a == b;
+    let begin = long.iter().zip(short).take_while(same).count();
+    let end = long[begin..].iter().rev().zip(short[begin..].iter().rev()).take_while(same).count();
+    let (long, short) = (&long[begin..long.len() - end], &short[begin..short.len() - end]);
+    match (long, short) {
+        (['s'], []) => begin > 0,
+        ([_], [] | [_]) => begin > 0 && end > 0,
+        ([a, b], [c, d]) => a == d && b == c,
+        _ => false,
+    }
+}
+
 fn letters(name: &str) -> impl Iterator<Item = char> {
     name.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').flat_map(char::to_lowercase)
 }
@@ -146,6 +193,47 @@ mod tests {
         assert_eq!(said("No Finding"), Told::Findings(String::new(), vec![Some(false); 3]));
         assert_eq!(said(" | "), Told::Nothing);
         assert_eq!(said("Mass|pleural_thickening"), Told::Odd("\"pleural_thickening\"".into()));
+    }
+
+    #[test]
+    fn slips_of_the_pen_are_told_from_names_of_their_own() {
+        for (one, other) in [
+            ("Pneumonia", "Pnuemonia"),
+            ("pneumonia", "Pneumona"),
+            ("Effusion", "Efusion"),
+            ("Pleural_Effusion", "pleural effussion"),
+            ("PleuralThickening", "PleuralThickenning"),
+            ("melanoma", "melanomas"),
+            ("melanoma", "melamoma"),
+            ("Karzinom links", "Karznom links"),
+        ] {
+            assert!(slip(one, other) && slip(other, one), "{one} {other}");
+        }
+        for (one, other) in [
+            ("grade1", "grade2"),
+            ("T1", "T2"),
+            ("grade 11", "grade 12"),
+            ("ball_007", "ball_014"),
+            ("class_a", "class_b"),
+            ("classa", "classb"),
+            ("stageI", "stageII"),
+            ("stagei", "stageii"),
+            ("Stage III", "Stage II"),
+            ("typical", "atypical"),
+            ("symptomatic", "asymptomatic"),
+            ("anterior", "interior"),
+            ("afferent", "efferent"),
+            ("benign", "malign"),
+            ("hypotension", "hypertension"),
+            ("normal", "Normal"),
+            ("edema", "edem"),
+            ("covid", "covidpositive"),
+            ("pneumonia viral", "pneumonia bacterial"),
+            ("left lung nodule", "right lung nodule"),
+            ("", ""),
+        ] {
+            assert!(!slip(one, other) && !slip(other, one), "{one} {other}");
+        }
     }
 
     #[test]

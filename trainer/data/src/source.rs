@@ -22,6 +22,9 @@ pub(crate) const DEPTH_LIMIT: usize = 16;
 /// So many rows of a manifest are understood in one go.
 const BATCH: usize = 4096;
 
+/// In so many rows of a manifest values are looked at for personal data.
+const LOOKED_AT: usize = 200;
+
 /// Where a record stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -187,7 +190,7 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
     let mut records = Vec::with_capacity(memchr::memchr_iter(b'\n', &text).count());
     let mut lines = Lines { text: &text, at: 0, line: 1 };
     let mut rows = vec![(csv::StringRecord::new(), None); BATCH * parallel::processors()];
-    let mut more = true;
+    let (mut more, mut first) = (true, true);
     while more {
         let mut filled = 0;
         for (row, line) in &mut rows {
@@ -200,6 +203,9 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
             }
             *line = row.position().map(|position| lines.of(position.byte()));
             filled += 1;
+        }
+        if std::mem::take(&mut first) {
+            findings.extend(personal_values(&header, columns, path, &rows[..filled.min(LOOKED_AT)]));
         }
         let batches: Vec<&[(csv::StringRecord, Option<u64>)]> = rows[..filled].chunks(BATCH).collect();
         let understood = |batch: usize| index.records(root, &file, header.len(), batches[batch]);
@@ -215,8 +221,24 @@ fn read_manifest(root: &Path, path: &Path, (columns, labels): (&DataColumns, Lab
 /// Columns whose names say that they hold what identifies a person; the patient column is allowed to, and never shown.
 fn personal_columns(header: &csv::StringRecord, columns: &DataColumns, path: &Path) -> Option<Finding> {
     let others = header.iter().map(str::trim).filter(|name| Some(*name) != columns.patient.as_deref());
-    let found: Vec<String> = others.filter_map(|name| Some(format!("{name:?} looks like {}", phi::column(name)?.name()))).collect();
-    let what = format!("{}:1: {} columns of the manifest would bring personal data along", path.display(), found.len());
+    let found = others.filter_map(|name| Some(format!("{name:?} looks like {}", phi::column(name)?.name()))).collect();
+    personal(&format!("{}:1", path.display()), found)
+}
+
+/// Columns in which a value of these rows looks like it identifies a person, whatever they are called; each with the first such row, and
+/// without the value. The paths of images are all looked at elsewhere.
+fn personal_values(header: &csv::StringRecord, columns: &DataColumns, path: &Path, rows: &[(csv::StringRecord, Option<u64>)]) -> Option<Finding> {
+    let others = header.iter().map(str::trim).enumerate().filter(|(_, name)| *name != columns.input && Some(*name) != columns.patient.as_deref());
+    let looks = |(index, name): (usize, &str)| {
+        let of = |(row, line): &(csv::StringRecord, Option<u64>)| Some((phi::value(name, row.get(index)?.trim())?, line.unwrap_or(0)));
+        let (kind, line) = rows.iter().find_map(of)?;
+        Some(format!("{name:?} looks like {} in row {line}", kind.name()))
+    };
+    personal(&path.display().to_string(), others.filter(|(_, name)| phi::column(name).is_none()).filter_map(looks).collect())
+}
+
+fn personal(place: &str, found: Vec<String>) -> Option<Finding> {
+    let what = format!("{place}: {} columns of the manifest would bring personal data along", found.len());
     (!found.is_empty())
         .then(|| Finding::new(Reason::PersonalData, what, found, "remove the columns; spec.data.allowPersonalData gives a reason to keep them"))
 }
@@ -591,6 +613,23 @@ mod tests {
         assert_eq!((findings.len(), findings[0].reason, findings[0].places.len()), (1, Reason::PersonalData, 3), "{findings:?}");
         let columns = DataColumns { patient: Some("MRN".into()), ..DataColumns::default() };
         assert_eq!(manifest(b"image,label,MRN\na.png,covid,1\n", &columns).1, []);
+    }
+
+    #[test]
+    fn columns_with_values_of_personal_data_are_named_and_the_values_are_not() {
+        let columns = DataColumns { patient: Some("subject".into()), ..DataColumns::default() };
+        let text = "image,label,subject,note,findings,by\na.png,covid,DOE^JOHN,,\"Effusion, Mass\",x\nb.png,covid,p2,as for DOE^JOHN,,jane@doe.org\nc.png,covid,p3,+49 170 123 4567,,\n";
+        let (records, findings) = manifest(text.as_bytes(), &columns);
+        assert_eq!((records.len(), findings.len(), findings[0].reason), (3, 1, Reason::PersonalData), "{findings:?}");
+        let places = [r#""note" looks like a person's name in row 3"#, r#""by" looks like a telephone number or an e-mail address in row 3"#];
+        assert_eq!(findings[0].places, places);
+        let said = format!("{findings:?}");
+        assert!(!said.contains("DOE") && !said.contains("jane"), "{said}");
+
+        let late = format!("image,label,note\n{}b.png,covid,DOE^JOHN\n", "a.png,covid,\n".repeat(LOOKED_AT - 1));
+        assert_eq!(manifest(late.as_bytes(), &DataColumns::default()).1.len(), 1);
+        let (_, findings) = manifest(b"image,label,email\na.png,covid,jane@doe.org\n", &DataColumns::default());
+        assert_eq!(findings.len(), 1, "a column is named once: {findings:?}");
     }
 
     #[test]

@@ -125,6 +125,28 @@ fn two_spellings_of_a_class_are_one_mistake() {
 }
 
 #[test]
+fn a_rare_class_with_the_name_of_another_misspelt_is_named() {
+    let names: Vec<String> = (0..42).map(|i| format!("m{i}.png")).collect();
+    let rows = |rare: &'static str, frequent: &'static str, many: usize| {
+        let mut rows: Vec<_> = names[..many].iter().map(|name| (name.as_str(), frequent, name.as_str(), "train")).collect();
+        rows.extend([("r.png", rare, "r", "train"), ("v.png", frequent, "v", "val"), ("t.png", frequent, "t", "test")]);
+        rows
+    };
+    fails(
+        &rows("Pnuemonia", "Pneumonia", 21),
+        "UnknownClass",
+        &["misspelt: \"Pnuemonia\" (1 images) and \"Pneumonia\" (21 images)", "name both in spec.task.classes"],
+    );
+    for (rare, frequent, many) in [("Pnuemonia", "Pneumonia", 20), ("grade2", "grade1", 42), ("Normal", "Pneumonia", 42)] {
+        let folder = folder(&rows(rare, frequent, many));
+        assert_eq!(Dataset::load(&data(folder.path()), &Task::default(), 0).unwrap().classes.len(), 2, "{rare} {frequent}");
+    }
+    let folder = folder(&rows("Pnuemonia", "Pneumonia", 42));
+    let both = Task { classes: vec!["Pneumonia".into(), "Pnuemonia".into()], ..Task::default() };
+    assert_eq!(Dataset::load(&data(folder.path()), &both, 0).unwrap().classes, both.classes);
+}
+
+#[test]
 fn several_faults_are_told_at_once() {
     let folder = folder(&with(&[("e.png", "flu", "p1", "test")]));
     fs::remove_file(folder.path().join("b.png")).unwrap();

@@ -39,8 +39,7 @@ fn resizing_equals_pillow_where_it_takes_rows_first_too() {
         let mut file = std::io::Cursor::new(Vec::new());
         picture(number("width"), number("height"), case["channels"].as_u64().unwrap()).write_to(&mut file, image::ImageFormat::Png).unwrap();
         let ours = fit(decode(&file.into_inner(), None, &Reading::default()).unwrap(), &geometry, Limits::default()).unwrap();
-        let hex = case["expected"].as_str().unwrap();
-        let theirs: Vec<u8> = (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
+        let theirs = unhex(&case["expected"]);
         assert_eq!(ours.len(), theirs.len());
         // Pillow 13 takes columns first for some shapes; what is rounded between the passes then differs by a level.
         let worst = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
@@ -56,7 +55,7 @@ fn jpegs_equal_pillow_whole_and_drafted() {
     let mut smaller = 0;
     for case in &cases {
         let bytes = match (case["jpeg"].as_str(), case["file"].as_str()) {
-            (Some(hex), _) => (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect(),
+            (Some(_), _) => unhex(&case["jpeg"]),
             (_, Some(file)) => match real("jpegs_equal_pillow_whole_and_drafted", file) {
                 Some(path) => fs::read(path).unwrap(),
                 None => continue,
@@ -74,6 +73,66 @@ fn jpegs_equal_pillow_whole_and_drafted() {
         }
     }
     assert!(smaller >= 16, "{smaller} were decoded at a fraction of their size");
+}
+
+fn unhex(hex: &serde_json::Value) -> Vec<u8> {
+    let hex = hex.as_str().unwrap();
+    (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn pictures_are_turned_as_pillow_turns_them() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(include_str!("golden/orientation.json")).unwrap();
+    let mut shapes = std::collections::BTreeMap::new();
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let enough = case["enough"].as_u64().map(|enough| enough as u32);
+        let ours = decode(&unhex(&case["file"]), None, &Reading { enough, ..Reading::default() }).unwrap();
+        assert_eq!([ours.width(), ours.height()], [0, 1].map(|i| case["size"][i].as_u64().unwrap() as u32), "{name}");
+        *shapes.entry((name.split(' ').next().unwrap(), ours.width() < ours.height())).or_insert(0) += 1;
+        let digest: String = Sha256::digest(ours.into_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, case["sha256"].as_str().unwrap(), "{name}");
+    }
+    let all = ["JPEG", "PNG", "TIFF", "WEBP"].into_iter().flat_map(|format| [(format, false), (format, true)]);
+    assert!(all.into_iter().all(|shape| shapes.get(&shape).is_some_and(|count| *count >= 4)), "{shapes:?}");
+}
+
+/// What Graft does not read and Pillow does; each is said to be no supported kind of TIFF.
+const REFUSED: [&str; 5] = ["TIFF palette", "TIFF 4 bits", "TIFF grey and alpha", "TIFF 32-bit float", "TIFF 32-bit integers"];
+/// What is a JPEG for the decoder in Rust, which rounds otherwise than libjpeg-turbo.
+const BY_RUST: [&str; 2] = ["TIFF JPEG", "JPEG CMYK"];
+
+#[test]
+fn pixels_stored_in_any_way_are_those_of_pillow() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(include_str!("golden/variants.json")).unwrap();
+    let (mut exact, mut faults) = (0, Vec::new());
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let ours = decode(&unhex(&case["file"]), None, &Reading::default());
+        let Ok(ours) = ours.map_err(|error| error.to_string()) else {
+            faults.extend((!REFUSED.contains(&name)).then(|| format!("{name} is refused")));
+            continue;
+        };
+        faults.extend(REFUSED.contains(&name).then(|| format!("{name} is read now")));
+        let apart = |theirs: &[u8]| {
+            assert_eq!(ours.as_raw().len(), theirs.len(), "{name}");
+            ours.as_raw().iter().zip(theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+        };
+        let pillows = apart(&unhex(&case["expected"]));
+        let worst = if case["wide"].is_string() {
+            // To the nearest of 256 levels. Pillow rounds colours down, and makes no 8 bits of 16 of grey alone.
+            let nearest = |two: &[u8]| ((u32::from(two[0]) << 8 | u32::from(two[1])) + 128) / 257;
+            let reduced = case["mode"].as_str() != Some("I;16");
+            faults.extend((reduced && pillows > 1).then(|| format!("{name}: {pillows} levels from Pillow's")));
+            apart(&unhex(&case["wide"]).chunks(2).map(|two| nearest(two) as u8).collect::<Vec<_>>())
+        } else {
+            pillows
+        };
+        faults.extend((worst > u8::from(BY_RUST.contains(&name))).then(|| format!("{name}: {worst} levels apart")));
+        exact += usize::from(worst == 0);
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(exact >= cases.len() - REFUSED.len() - BY_RUST.len(), "{exact} of {} are exact", cases.len());
 }
 
 /// Twelve images of two classes in folders `train`, `test`, and the checked data set.
