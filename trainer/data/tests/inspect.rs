@@ -71,6 +71,85 @@ fn chexpert_counts_present_absent_uncertain_and_blank() {
     assert_eq!(count(&seen, "No Finding", "positive"), 1);
 }
 
+/// The folder as it is handed out: both tables beside the folders of patients.
+#[test]
+fn a_root_of_chexpert_is_told_by_its_tables_and_never_by_its_patients() {
+    let root = tempfile::tempdir().unwrap();
+    let header = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema\n";
+    let row = |path: &str, values: &str| format!("CheXpert-v1.0-small/{path},Female,68,Frontal,AP,{values}\n");
+    let image = |split: &str, patient: u32, study: u32| format!("{split}/patient{patient:05}/study{study}/view1_frontal.jpg");
+    let train = [row(&image("train", 1, 1), "1.0,"), row(&image("train", 1, 2), ",-1.0"), row(&image("train", 2, 1), ",1.0")].concat();
+    fs::write(root.path().join("train.csv"), header.to_owned() + &train).unwrap();
+    fs::write(root.path().join("valid.csv"), header.to_owned() + &row(&image("valid", 64541, 1), "0.0,1.0")).unwrap();
+    touch(root.path(), &[image("train", 1, 1), image("train", 1, 2), image("valid", 64541, 1)]);
+    let seen = inspect(root.path()).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.patients, seen.snippet.as_ref()), (Layout::CheXpert, 4, Some(3), None));
+    assert_eq!(seen.counts.keys().collect::<Vec<_>>(), ["Edema", "No Finding"]);
+    let edema = ["train positive", "train uncertain", "train blank", "test positive"].map(|split| count(&seen, "Edema", split));
+    assert_eq!((edema, count(&seen, "No Finding", "test negative")), ([1, 1, 1, 1], 1));
+    assert!(seen.notes.contains(&"1 of 4 images are not there".to_owned()), "{:?}", seen.notes);
+    assert!(!serde_json::to_string(&seen).unwrap().contains("patient0"), "{seen:?}");
+    // Two tables of these names that are not CheXpert's say nothing.
+    let other = tempfile::tempdir().unwrap();
+    touch(other.path(), &["train/a/1.png", "valid/a/2.png", "test/b/3.png"]);
+    for name in ["train.csv", "valid.csv"] {
+        fs::write(other.path().join(name), "x,y\n1,2\n").unwrap();
+    }
+    assert_eq!(inspect(other.path()).unwrap().layout, Layout::SplitClassFolders);
+}
+
+/// The folder as it is handed out: the table, that of boxes, the official lists, and images in folders by number.
+#[test]
+fn a_root_of_chest_xray14_is_told_by_its_table_and_lists() {
+    for packed in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            if packed {
+                let mut out =
+                    flate2::write::GzEncoder::new(fs::File::create(root.path().join(format!("{name}.gz"))).unwrap(), flate2::Compression::fast());
+                std::io::Write::write_all(&mut out, text.as_bytes()).unwrap();
+                out.finish().unwrap();
+            } else {
+                fs::write(root.path().join(name), text).unwrap();
+            }
+        };
+        let rows = "00000001_000.png,Mass|Effusion,0,1,58,M,PA\n00000001_001.png,No Finding,1,1,58,M,PA\n00000002_000.png,Mass,0,2,61,F,PA\n\
+                    00000003_000.png,Hernia,0,3,70,F,PA\n";
+        put("Data_Entry_2017_v2020.csv", &format!("Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position\n{rows}"));
+        put("BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000002_000.png,Mass,225.0,547.0,86.7,79.1\n");
+        touch(root.path(), &["images_001/images/00000001_000.png", "images_001/images/00000001_001.png", "images_002/images/00000002_000.png"]);
+        let seen = inspect(root.path()).unwrap();
+        assert_eq!((seen.layout, seen.images, seen.patients), (Layout::ChestXray14, 4, Some(3)), "packed {packed}");
+        assert_eq!((count(&seen, "Mass", "all"), seen.counts.contains_key("images_001")), (2, false));
+        let notes = seen.notes.join("\n");
+        assert!(
+            notes.contains("train_val_list.txt and test_list.txt are not both there") && notes.contains("1 of 4 images are not there"),
+            "{notes}"
+        );
+
+        fs::write(root.path().join("train_val_list.txt"), "00000001_000.png\n00000002_000.png\n").unwrap();
+        fs::write(root.path().join("test_list.txt"), "00000001_001.png\n").unwrap();
+        let seen = inspect(root.path()).unwrap();
+        let told = [("Mass", "train"), ("Effusion", "train"), ("No Finding", "test"), ("Hernia", "unlisted"), ("Mass", "all")];
+        assert_eq!(told.map(|(class, split)| count(&seen, class, split)), [2, 1, 1, 1, 0]);
+        assert!(seen.notes.contains(&"1 patients are in two of the splits".to_owned()), "{:?}", seen.notes);
+    }
+}
+
+/// Other tables beside the one that says what the images show do not hide it.
+#[test]
+fn tables_that_are_known_are_found_among_others_and_a_manifest_goes_first() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("ADNIMERGE.csv"), "RID,PTID,VISCODE,EXAMDATE,DX\n1,002_S_0001,bl,2006-04-18,CN\n").unwrap();
+    fs::write(root.path().join("MRILIST.csv"), "SUBJECT,VISIT\n002_S_0001,bl\n").unwrap();
+    touch(root.path(), &["ADNI/002_S_0001/scan.png"]);
+    let seen = inspect(root.path()).unwrap();
+    assert_eq!((seen.layout, seen.images), (Layout::Adni, 1));
+    fs::write(root.path().join("manifest.csv"), "image,label,patient,split\nADNI/002_S_0001/scan.png,CN,1,train\n").unwrap();
+    let seen = inspect(root.path()).unwrap();
+    assert_eq!((seen.layout, seen.snippet.is_some()), (Layout::Manifest, true));
+}
+
 #[test]
 fn nn_unet_pairs_by_case() {
     let root = tempfile::tempdir().unwrap();

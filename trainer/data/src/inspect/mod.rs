@@ -4,6 +4,7 @@
 mod lists;
 mod measurements;
 pub(crate) mod nodules;
+mod public;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -19,11 +20,11 @@ use crate::table::named_as_table;
 
 pub use measurements::{Column, Kind};
 
-use lists::{covid_ct, nn_unet, voc};
 pub(crate) use lists::{covid_ct_lists, nn_unet_cases, voc_classes, voc_lists};
+pub(crate) use public::{CHEST_XRAY14_LISTS, CHEXPERT, Known, chexpert_file, known, names_of};
 pub use tables::images_of;
 use tables::table;
-pub(crate) use tables::{LABEL, PATIENT, column, is_adni, malignancy_columns, malignant, median, read_table};
+pub(crate) use tables::{LABEL, PATIENT, column, malignancy_columns, malignant, median, read_table};
 
 /// Names under which the splits appear as folders.
 const SPLITS: [(&str, &[&str]); 3] =
@@ -139,24 +140,24 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
         let what = format!("{} does not exist", path.display());
         return Err(DataError::one(Finding::new(Reason::DataNotFound, what, vec![], "name a folder or a table")));
     }
-    let has = |names: &[&str]| names.iter().all(|name| path.join(name).exists());
-    if has(&["imagesTr", "dataset.json"]) {
-        return nn_unet(path);
-    }
-    if has(&["JPEGImages", "Annotations", "ImageSets/Main"]) {
-        return voc(path);
-    }
-    if has(&["Data-split", "Images-processed"]) {
-        return covid_ct(path);
-    }
     let names = list(path).map_err(|error| unreadable(path, error))?;
     let tables: Vec<_> = names
         .iter()
         .filter(|(name, path)| (name.to_lowercase().ends_with(".csv") || name.to_lowercase().ends_with(".parquet")) && path.is_file())
         .collect();
-    let chosen = tables.iter().find(|(name, _)| name.to_lowercase().contains("manifest")).or(if tables.len() == 1 { tables.first() } else { None });
+    let own = tables.iter().find(|(name, _)| name.to_lowercase().contains("manifest"));
+    let told = own.or(if tables.len() == 1 { tables.first() } else { None }).map(|(_, table_path)| table(table_path, path));
+    // A manifest of images was written to be read, whatever else is there.
+    if let (Some(_), Some(Ok(seen))) = (own, &told)
+        && seen.layout == Layout::Manifest
+    {
+        return Ok(seen.clone());
+    }
+    if let Some(known) = known(path)? {
+        return public::inspected(path, &known);
+    }
     // A table of labels beside series or volumes says what these show, and not how they are laid out.
-    let beside = match chosen.map(|(_, table_path)| table(table_path, path)) {
+    let beside = match told {
         Some(Ok(seen)) if seen.layout == Layout::Measurements => Some(Ok(seen)),
         Some(Err(error)) => Some(Err(error)),
         Some(found) => return found,

@@ -20,9 +20,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{DataError, Finding, Reason};
-use crate::inspect::{is_adni, malignancy_columns, read_table, unreadable};
+use crate::inspect::{Known, known, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
-use crate::table::named_as_table;
 use crate::{nifti, source};
 
 pub(crate) use signals::{Columns as SignalColumns, columns as signal_columns};
@@ -127,40 +126,16 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     if !source.is_dir() {
         return Err(refused(Reason::DataNotFound, format!("{} is no folder and no .npz file", source.display()), "name the data set's folder"));
     }
-    let has = |names: &[&str]| names.iter().all(|name| source.join(name).exists());
-    if has(&["imagesTr", "dataset.json"]) {
-        return nnunet::nn_unet(source, options);
-    }
-    if has(&["JPEGImages", "Annotations", "ImageSets/Main"]) {
-        return voc::voc(source, options);
-    }
-    if has(&["Data-split", "Images-processed"]) {
-        return public::covid_ct(source);
-    }
-    if has(&["train.csv", "valid.csv"]) {
-        return public::chexpert(source);
-    }
-    let tables: Vec<PathBuf> = fs::read_dir(source).map_err(|e| unreadable(source, e))?.flatten().map(|entry| entry.path()).collect();
-    let named = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("Data_Entry_2017"));
-    if let Some(table) = tables.iter().filter(named).min() {
-        return public::chest_xray14(source, table);
-    }
-    if let Some(table) = tables.iter().filter(|path| is_adni(path)).min() {
-        return studies::adni(source, table, options);
-    }
-    let rated = |path: &&PathBuf| {
-        let name = path.to_string_lossy().to_lowercase();
-        named_as_table(&name) && read_table(path).is_ok_and(|(header, _)| malignancy_columns(&header).is_some())
-    };
-    if let Some(table) = tables.iter().filter(rated).min() {
-        return studies::readers(source, table, options);
-    }
-    let recordings = |path: &&PathBuf| {
-        let table = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
-        table && read_table(path).is_ok_and(|(header, rows)| signals::columns(&header, &rows).is_some())
-    };
-    if let Some(table) = tables.iter().filter(recordings).min() {
-        return signals::signals(source, table, options);
+    match known(source)? {
+        Some(Known::NnUnet) => return nnunet::nn_unet(source, options),
+        Some(Known::Voc) => return voc::voc(source, options),
+        Some(Known::CovidCt) => return public::covid_ct(source),
+        Some(Known::CheXpert) => return public::chexpert(source),
+        Some(Known::ChestXray14(table)) => return public::chest_xray14(source, &table),
+        Some(Known::Adni(table)) => return studies::adni(source, &table, options),
+        Some(Known::Malignancy(table)) => return studies::readers(source, &table, options),
+        Some(Known::Recordings(table)) => return signals::signals(source, &table, options),
+        None => {}
     }
     let mut files = BTreeMap::new();
     walk(source, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
