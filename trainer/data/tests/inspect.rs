@@ -151,6 +151,64 @@ fn tables_that_are_known_are_found_among_others_and_a_manifest_goes_first() {
 }
 
 #[test]
+fn folders_of_images_and_masks_are_no_classes() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["images/a.png", "images/b.png", "images/c.png", "masks/a_mask.png", "masks/b.png", "masks/d.png", "masks/e.png"]);
+    let seen = inspect(root.path()).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.snippet.as_ref()), (Layout::Masks, 3, None));
+    let told = ["image with mask", "image without mask", "mask without image"].map(|what| count(&seen, what, "all"));
+    assert_eq!((told, seen.counts.len()), ([2, 1, 2], 3), "{:?}", seen.counts);
+    let notes = seen.notes.join("\n");
+    assert!(notes.contains("1 files of images have no partner in masks: c.png"), "{notes}");
+    assert!(notes.contains("2 files of masks have no partner in images: d.png, e.png") && notes.contains("a mask is no class"), "{notes}");
+    let error = manifest::write(root.path(), &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("images and masks (images and masks)") && !root.path().join("manifest.csv").exists(), "{error}");
+
+    // By split, above or below, and by names with the split in them.
+    for files in [
+        ["train/images/a.png", "train/masks/a.png", "test/images/b.png", "test/masks/b.png"],
+        ["images/train/a.png", "masks/train/a.png", "images/test/b.png", "masks/test/b.png"],
+        ["train_images/a.png", "train_masks/a.png", "test_images/b.png", "test_masks/b.png"],
+        ["imagesTr/a.png", "labelsTr/a.png", "imagesTs/b.png", "labelsTs/b.png"],
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &files);
+        let seen = inspect(root.path()).unwrap();
+        assert_eq!(
+            (seen.layout, count(&seen, "image with mask", "train"), count(&seen, "image with mask", "test")),
+            (Layout::Masks, 1, 1),
+            "{files:?}"
+        );
+    }
+    // Classes may be called anything else, and a table that says classes goes before the masks.
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["images/a.png", "others/a.png"]);
+    assert_eq!(inspect(root.path()).unwrap().layout, Layout::ClassFolders);
+    touch(root.path(), &["masks/a.png"]);
+    fs::write(root.path().join("diagnoses.csv"), "image,label\nimages/a.png,naevus\n").unwrap();
+    assert_eq!(inspect(root.path()).unwrap().layout, Layout::Manifest);
+}
+
+#[test]
+fn a_label_that_is_a_file_is_a_mask() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["x/1.png", "x/2.png", "x/3.png", "y/1.png", "y/4.png"]);
+    let path = root.path().join("manifest.csv");
+    fs::write(&path, "image,label,split\nx/1.png,y/1.png,train\nx/2.png,y/2.png,train\nx/9.png,y/4.png,test\n").unwrap();
+    for place in [root.path(), &path] {
+        let seen = inspect(place).unwrap();
+        assert_eq!((seen.layout, seen.images, seen.snippet.as_ref()), (Layout::Masks, 3, None));
+        let told = [("image with mask", "train"), ("image without mask", "train"), ("mask without image", "test")];
+        assert_eq!(told.map(|(what, split)| count(&seen, what, split)), [1, 1, 1]);
+        assert!(seen.notes[0].contains("1 files of x are in no row as image: 3.png"), "{:?}", seen.notes);
+        assert!(seen.notes.iter().any(|note| note.starts_with("column \"label\" names mask files")), "{:?}", seen.notes);
+    }
+    // A point in a class's name makes no file of it.
+    fs::write(&path, "image,label\nx/1.png,grade 2.5\nx/2.png,grade 3\n").unwrap();
+    assert_eq!(inspect(&path).unwrap().layout, Layout::Manifest);
+}
+
+#[test]
 fn nn_unet_pairs_by_case() {
     let root = tempfile::tempdir().unwrap();
     touch(

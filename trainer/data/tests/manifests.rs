@@ -13,7 +13,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::mem::InMemDicomObject;
 use dicom_object::meta::FileMetaTableBuilder;
-use graft_data::inspect::{Kind, Layout, inspect};
+use graft_data::inspect::{Inspection, Kind, Layout, inspect};
 use graft_data::manifest::{self, Options, Slices, Splitting, Written};
 use graft_data::{Dataset, Reading, Split, decode};
 
@@ -239,6 +239,48 @@ fn the_unpaired_files_of_the_hippocampus_come_out() {
     let cases: BTreeSet<String> = rows(&written).into_iter().map(|row| row["patient"].clone()).collect();
     assert_eq!(cases.len(), images.intersection(&labels).count());
     assert_eq!(inspect(root.path()).unwrap().layout, Layout::NnUnet);
+}
+
+/// As the data lie there: `images`, `labels`, and a table whose labels are masks.
+#[test]
+fn the_hippocampus_as_it_lies_there_has_masks_and_no_classes_of_files() {
+    let Some(source) = real("the_hippocampus_as_it_lies_there_has_masks_and_no_classes_of_files", "hippocampus") else { return };
+    let counts = |seen: &Inspection| seen.counts.iter().map(|(what, splits)| (what.clone(), splits["all"])).collect::<Vec<_>>();
+    let expected = [("image with mask".to_owned(), 260), ("image without mask".to_owned(), 1), ("mask without image".to_owned(), 2)];
+    let seen = inspect(&source).unwrap();
+    assert_eq!((seen.layout, seen.snippet.as_ref(), counts(&seen)), (Layout::Masks, None, expected.to_vec()));
+    let notes = seen.notes.join("\n");
+    assert!(notes.contains("1 files of images have no partner in labels: hippocampus_118.nii.gz"), "{notes}");
+    assert!(notes.contains("hippocampus_010.nii.gz, hippocampus_281.nii.gz") && notes.contains("column \"label\" names mask files"), "{notes}");
+    let table = inspect(&source.join("manifest.csv")).unwrap();
+    assert_eq!((table.layout, counts(&table)), (Layout::Masks, expected[..1].to_vec()));
+
+    let root = tempfile::tempdir().unwrap();
+    for name in ["images", "labels"] {
+        symlink(source.join(name), root.path().join(name)).unwrap();
+    }
+    assert_eq!(counts(&inspect(root.path()).unwrap()), expected);
+    let written = manifest::write(root.path(), &slices("every:4")).unwrap();
+    assert!(written.snippet.contains("classes: [value-1, value-2]"), "{}", written.snippet);
+    assert_eq!(rows(&written).iter().map(|row| &row["patient"]).collect::<BTreeSet<_>>().len(), 260);
+    assert!(rows(&written).iter().all(|row| row["image"].starts_with("images/")));
+    // The classes are those of dataset.json under other names.
+    let named = tempfile::tempdir().unwrap();
+    for (from, to) in [("images", "imagesTr"), ("labels", "labelsTr")] {
+        symlink(source.join(from), named.path().join(to)).unwrap();
+    }
+    put(&named.path().join("dataset.json"), br#"{"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}"#);
+    let other = manifest::write(named.path(), &slices("every:4")).unwrap();
+    let shows = |written: &Written, columns: [&str; 2]| rows(written).iter().map(|row| columns.map(|name| row[name].clone())).collect::<Vec<_>>();
+    assert_eq!(shows(&written, ["value-1", "value-2"]), shows(&other, ["Anterior", "Posterior"]));
+    load(&written.snippet);
+
+    // A table says what the volumes show: masks are no volumes of their own.
+    fs::remove_file(&written.manifest).unwrap();
+    let table = root.path().join("who.csv");
+    put(&table, b"scan,label\nhippocampus_001,a\nhippocampus_003,b\nhippocampus_004,a\nhippocampus_006,b\n");
+    let written = manifest::write(root.path(), &Options { labels: Some(table), ..slices("middle:0.01") }).unwrap();
+    assert!(written.rows == 4 && rows(&written).iter().all(|row| row["image"].starts_with("images/")), "{written:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! looks at names, headers and lists, at pixels only of one slice in a series of DICOM, and shows no value of a column that may identify a person.
 
 mod lists;
+mod masks;
 mod measurements;
 pub(crate) mod nodules;
 mod public;
@@ -21,6 +22,7 @@ use crate::table::named_as_table;
 pub use measurements::{Column, Kind};
 
 pub(crate) use lists::{covid_ct_lists, nn_unet_cases, voc_classes, voc_lists};
+pub(crate) use masks::{Paired, find as masks};
 pub(crate) use public::{CHEST_XRAY14_LISTS, CHEXPERT, Known, chexpert_file, known, names_of};
 pub use tables::images_of;
 use tables::table;
@@ -62,6 +64,8 @@ pub enum Layout {
     Signals,
     /// A table of measurements without images.
     Measurements,
+    /// Images with a mask each, in folders beside each other or by a table.
+    Masks,
 }
 
 impl Layout {
@@ -83,6 +87,7 @@ impl Layout {
             Self::Malignancy => "LIDC malignancy table",
             Self::Signals => "table of recordings",
             Self::Measurements => "table of measurements",
+            Self::Masks => "images with masks",
         }
     }
 }
@@ -155,6 +160,17 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
     }
     if let Some(known) = known(path)? {
         return public::inspected(path, &known);
+    }
+    if !told.as_ref().is_some_and(|told| told.as_ref().is_ok_and(|seen| seen.layout == Layout::Manifest))
+        && let Some(mut seen) = masks::folders(path)?
+    {
+        // The folders say more than a table of the same pairs.
+        if let Some(Ok(told)) = told
+            && told.layout == Layout::Masks
+        {
+            seen.notes.extend(told.notes);
+        }
+        return Ok(seen);
     }
     // A table of labels beside series or volumes says what these show, and not how they are laid out.
     let beside = match told {

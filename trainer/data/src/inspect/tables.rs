@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use super::measurements::measurements;
-use super::{Inspection, Layout, nodules, unreadable};
+use super::{Inspection, Layout, masks, nodules, unreadable};
 use crate::error::{DataError, Finding, Reason};
 use crate::manifest::{SignalColumns, signal_columns};
 use crate::source::files_of;
@@ -88,6 +88,9 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
         return Err(DataError::one(Finding::new(Reason::ColumnNotFound, what, vec![], "name the columns image and label, or set spec.data.columns")));
     };
     let (split, patient) = (column(&["split", "set", "fold", "partition"]), column(&PATIENT));
+    if masks::are_files(rows.iter().map(|row| row.get(label).unwrap_or_default().trim())) {
+        return Ok(masks::table(root, &rows, &header, [image, label], split));
+    }
     let mut seen = Inspection::new(Layout::Manifest);
     seen.images = rows.len();
     for row in &rows {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{DataError, Finding, Reason};
-use crate::inspect::{Known, known, unreadable};
+use crate::inspect::{Known, Paired, known, masks, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
 use crate::{nifti, source};
 
@@ -140,7 +140,22 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     let mut files = BTreeMap::new();
     walk(source, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
     let files: Vec<(String, PathBuf)> = files.into_iter().map(|(key, path)| (key.trim_start_matches('/').to_owned(), path)).collect();
-    let (nifti, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(key, _)| nifti::named(&key.to_lowercase()));
+    let (mut nifti, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(key, _)| nifti::named(&key.to_lowercase()));
+    let found = masks(source)?;
+    if !found.is_empty() {
+        let volumes = found.iter().flat_map(|paired| &paired.pairs).all(|(_, _, mask)| nifti::named(&mask.to_lowercase()));
+        if !volumes || nifti.is_empty() {
+            let what = format!("{} has images and masks ({})", source.display(), folders_of(&found));
+            let remedy = "a mask is no class, and jobs read none: write a manifest with the columns image and label that says what the images show";
+            return Err(refused(Reason::DataUnreadable, what, remedy));
+        }
+        if options.labels.is_none() {
+            return nnunet::masked(source, found, options);
+        }
+        nifti.retain(|(key, _)| {
+            !found.iter().flat_map(|paired| &paired.masks).any(|masks| key.strip_prefix(masks).is_some_and(|rest| rest.starts_with('/')))
+        });
+    }
     if !nifti.is_empty() {
         return volumes::volumes(source, &nifti, options);
     }
@@ -150,6 +165,12 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     }
     let what = format!("{} is no data set that is known, and has no volumes of NIfTI and no files of DICOM", source.display());
     Err(refused(Reason::DataUnreadable, what, "see `graft data inspect`: class folders and manifests need nothing"))
+}
+
+/// The folders of images and masks by name.
+fn folders_of(found: &[Paired]) -> String {
+    let both = found.iter().filter_map(|paired| Some(format!("{} and {}", paired.images, paired.masks.as_ref()?)));
+    both.collect::<Vec<_>>().join(", ")
 }
 
 fn refused(reason: Reason, what: String, remedy: &str) -> DataError {
