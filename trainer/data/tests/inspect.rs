@@ -343,6 +343,88 @@ fn npz(path: &Path, members: &[(String, Vec<u8>)]) {
 }
 
 #[test]
+fn arrays_are_told_with_their_classes_by_split() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("lungs.npz");
+    let member = |name: &str, kind: &str, shape: &str, bytes: Vec<u8>| (name.to_owned(), npy(kind, shape, &bytes));
+    let both = |split: &str, n: usize, labels: Vec<u8>| {
+        [
+            member(&format!("{split}_images"), "|u1", &format!("({n}, 2, 3)"), vec![7; n * 6]),
+            member(&format!("{split}_labels"), "|u1", &format!("({n}, 1)"), labels),
+        ]
+    };
+    let without_val = [both("train", 4, vec![0, 1, 1, 1]), both("test", 2, vec![1, 0])].concat();
+    npz(&file, &without_val);
+    let seen = inspect(&file).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.snippet.as_ref()), (Layout::Arrays, 6, None));
+    assert_eq!([("0", "train"), ("1", "train"), ("1", "test"), ("1", "val")].map(|(class, split)| count(&seen, class, split)), [1, 3, 1, 0]);
+    let notes = seen.notes.join("\n");
+    assert!(notes.contains("array \"train_images\": [4, 2, 3] of uint8") && notes.contains("there is no array val_images"), "{notes}");
+    // What is said holds: the manifest has no rows of val, and a job holds some out of train.
+    let written = manifest::write(&file, &Options::default()).unwrap();
+    assert!(written.rows == 6 && written.notes.iter().any(|note| note.starts_with("there is no array val_images")), "{written:?}");
+
+    npz(&file, &[both("train", 2, vec![0, 1]), both("val", 1, vec![1]), both("test", 1, vec![0])].concat());
+    let seen = inspect(&file).unwrap();
+    assert_eq!((seen.images, count(&seen, "1", "val"), seen.notes.iter().any(|note| note.contains("no array val"))), (4, 1, false));
+    // Answers to several questions, as ChestMNIST has them.
+    let several = |split: &str| {
+        [
+            member(&format!("{split}_images"), "|u1", "(2, 1, 1, 3)", vec![7; 6]),
+            member(&format!("{split}_labels"), "<i8", "(2, 2)", [1i64, 0, 1, 1].map(i64::to_le_bytes).concat()),
+        ]
+    };
+    npz(&file, &["train", "val", "test"].map(several).concat());
+    let seen = inspect(&file).unwrap();
+    assert_eq!((count(&seen, "finding-0", "val"), count(&seen, "finding-1", "val")), (2, 1));
+    // Other arrays are told, and why they become no manifest.
+    npz(&file, &[member("signal", "<f4", "(3,)", vec![0; 12])]);
+    let seen = inspect(&file).unwrap();
+    assert_eq!((seen.images, seen.counts.len(), seen.notes[0].as_str()), (0, 0, "array \"signal\": [3] of float32"));
+    assert!(seen.notes[1].starts_with("`graft data manifest` refuses it:"), "{:?}", seen.notes);
+    // Under a name of MedMNIST's it is not what they publish.
+    let theirs = root.path().join("breastmnist.npz");
+    npz(&theirs, &without_val);
+    assert!(inspect(&theirs).unwrap().notes.last().unwrap().contains("has the MD5"));
+    fs::write(&file, b"PK\x03\x04 and no more").unwrap();
+    assert!(inspect(&file).unwrap_err().to_string().contains("no .npz archive"));
+    let mut archive = zip::ZipWriter::new(fs::File::create(&file).unwrap());
+    archive.start_file("a/1.png", zip::write::SimpleFileOptions::default()).unwrap();
+    archive.finish().unwrap();
+    assert!(inspect(&file).unwrap_err().to_string().contains("unpack it, and name the folder"));
+}
+
+#[test]
+fn the_real_digits_are_told() {
+    let Some(data) = real("the_real_digits_are_told", "digits") else { return };
+    let seen = inspect(&data.join("usps.npz")).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.counts.len()), (Layout::Arrays, 9298, 10));
+    let of = |split: &str| (0..10).map(|class| count(&seen, &class.to_string(), split)).sum::<usize>();
+    // Counted with Python from the file's own bytes.
+    assert_eq!((of("train"), of("test"), count(&seen, "0", "train")), (7291, 2007, 1194));
+    assert!(seen.notes.contains(&"array \"train_images\": [7291, 16, 16] of uint8".to_owned()), "{:?}", seen.notes);
+}
+
+#[test]
+fn one_file_is_told_for_what_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["a.png"]);
+    assert!(inspect(&root.path().join("a.png")).unwrap_err().to_string().contains("is one picture"));
+    let Some(data) = real("one_file_is_told_for_what_it_is", "") else { return };
+    let seen = inspect(&data.join("nifti/nibabel/anatomical.nii")).unwrap();
+    assert_eq!((seen.layout, seen.images), (Layout::Volumes, 1));
+    assert!(seen.notes[0].starts_with("voxels of all 1 volumes: 33 × 41 × 25; "), "{:?}", seen.notes);
+    let seen = inspect(&data.join("nifti/nibabel/example4d.nii.gz")).unwrap();
+    assert!(seen.notes[0].starts_with("one file of 2 volumes") && seen.notes[2].starts_with("48 axial slices"), "{:?}", seen.notes);
+    let pair = inspect(&data.join("nifti/nibabel/nifti1.hdr")).unwrap_err().to_string();
+    assert!(pair.contains("convert it to one .nii.gz"), "{pair}");
+    let slice = fs::read_dir(data.join("ct-series/p001")).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let seen = inspect(&slice).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.series.len(), seen.series[0].size), (Layout::DicomSeries, 1, 1, [512, 512]));
+    assert!(seen.notes.last().unwrap().contains("name its folder"), "{:?}", seen.notes);
+}
+
+#[test]
 fn arrays_of_medmnist_become_files() {
     let root = tempfile::tempdir().unwrap();
     let members = |labels: &dyn Fn(usize) -> Vec<u8>| {

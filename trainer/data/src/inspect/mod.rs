@@ -1,11 +1,14 @@
 //! Recognises how a data set is laid out, counts what is in it, and says what a job would have to say to use it. It
 //! looks at names, headers and lists, at pixels only of one slice in a series of DICOM, and shows no value of a column that may identify a person.
 
+mod arrays;
 mod lists;
 mod masks;
 mod measurements;
 pub(crate) mod nodules;
 mod public;
+mod single;
+mod sizes;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -64,6 +67,8 @@ pub enum Layout {
     Signals,
     /// A table of measurements without images.
     Measurements,
+    /// Arrays of NumPy in an `.npz` file.
+    Arrays,
     /// Images with a mask each, in folders beside each other or by a table.
     Masks,
 }
@@ -87,6 +92,7 @@ impl Layout {
             Self::Malignancy => "LIDC malignancy table",
             Self::Signals => "table of recordings",
             Self::Measurements => "table of measurements",
+            Self::Arrays => "arrays of NumPy",
             Self::Masks => "images with masks",
         }
     }
@@ -133,13 +139,14 @@ pub fn is_read(key: &str) -> bool {
     named_as_table(&name) || name.rsplit_once('.').is_none_or(|(_, extension)| ["txt", "json", "xml", "dcm", "dicom"].contains(&extension))
 }
 
-/// Recognises what lies at `path`, a folder or a table of CSV (also gzipped) or Parquet.
+/// Recognises what lies at `path`, a folder, a table of CSV (also gzipped) or Parquet, an `.npz` file, or one
+/// file of DICOM or NIfTI.
 ///
 /// # Errors
 /// `DataNotFound`, `DataUnreadable`, or no layout that is known.
 pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
     if path.is_file() {
-        return table(path, path.parent().unwrap_or(path));
+        return single::file(path);
     }
     if !path.is_dir() {
         let what = format!("{} does not exist", path.display());

@@ -3,7 +3,7 @@
 
 mod answers;
 mod arrays;
-mod medmnist;
+pub(crate) mod medmnist;
 mod nnunet;
 mod public;
 mod resplit;
@@ -24,6 +24,7 @@ use crate::inspect::{Known, Paired, known, masks, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
 use crate::{nifti, source};
 
+pub(crate) use arrays::{Head, Npz, WITHOUT_VAL, finding};
 pub(crate) use signals::{Columns as SignalColumns, columns as signal_columns};
 
 pub use resplit::{Added, Splitting, split};
