@@ -39,7 +39,7 @@ impl Paired {
 }
 
 /// Which of the two a folder's name says that it holds, and what else it says: `imagesTr` and `labelsTr` have the same rest.
-fn role(name: &str) -> Option<(bool, String)> {
+pub(super) fn role(name: &str) -> Option<(bool, String)> {
     let name = name.to_lowercase();
     let parts: Vec<&str> = name.split(['_', '-', ' ']).collect();
     let of = |words: &[&str]| {
@@ -96,10 +96,20 @@ fn stems(folder: &Path) -> Result<BTreeMap<String, String>, DataError> {
     Ok(files.map(|key| (stem(&key).to_owned(), key)).collect())
 }
 
-fn stem(key: &str) -> &str {
+pub(super) fn stem(key: &str) -> &str {
     let key = key.strip_suffix(".gz").unwrap_or(key);
     let from = key.rfind('/').map_or(0, |at| at + 1);
     key[from..].rfind('.').map_or(key, |at| &key[..from + at])
+}
+
+/// The stem of the image that a mask is called after, `x` of `x_mask` and of `x_mask_1`.
+pub(super) fn of_image(stem: &str) -> Option<&str> {
+    let plain = |stem: &'_ str| ENDS.iter().find_map(|end| stem.strip_suffix(end)).map(str::len);
+    let numbered = || {
+        let (before, number) = stem.rsplit_once('_')?;
+        number.bytes().all(|digit| digit.is_ascii_digit()).then(|| plain(before))?
+    };
+    plain(stem).or_else(numbered).map(|length| &stem[..length])
 }
 
 /// The stem without the number of a channel, `_0000`, and whether it is the first.

@@ -3,6 +3,7 @@
 
 mod answers;
 mod arrays;
+mod folders;
 pub(crate) mod medmnist;
 mod nnunet;
 mod public;
@@ -115,7 +116,7 @@ impl Default for Options {
 
 /// Writes `manifest.csv` for the data set in the folder `source`, or for the arrays of an `.npz` file beside it. Known are COVID-CT's lists,
 /// ChestX-ray14's table with its official lists, CheXpert's tables, ADNI's merged table, MedMNIST's arrays, nnU-Net's folders, Pascal VOC's,
-/// volumes of NIfTI, series of DICOM, and tables of recordings.
+/// volumes of NIfTI, series of DICOM, tables of recordings, and folders of classes.
 ///
 /// # Errors
 /// Nothing that is known lies there, a file cannot be read or written, or there is a manifest already.
@@ -164,8 +165,7 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     if !dicom.is_empty() {
         return series::series(source, &dicom, options);
     }
-    let what = format!("{} is no data set that is known, and has no volumes of NIfTI and no files of DICOM", source.display());
-    Err(refused(Reason::DataUnreadable, what, "see `graft data inspect`: class folders and manifests need nothing"))
+    folders::folders(source)
 }
 
 /// The folders of images and masks by name.
