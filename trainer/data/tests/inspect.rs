@@ -343,6 +343,34 @@ fn npz(path: &Path, members: &[(String, Vec<u8>)]) {
 }
 
 #[test]
+fn sizes_are_told_by_headers_and_nothing_of_files_that_are_empty() {
+    let root = tempfile::tempdir().unwrap();
+    let save = |name: &str, width, height| {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::GrayImage::new(width, height).save(path).unwrap();
+    };
+    save("a/1.png", 4, 3);
+    save("a/2.png", 40, 30);
+    save("b/3.bmp", 8, 9);
+    let told = |path: &Path| inspect(path).unwrap().notes.into_iter().find(|note| note.starts_with("width × height"));
+    assert_eq!(told(root.path()).unwrap(), "width × height of all 3 pictures: 4 × 3 the smallest, 8 × 9 the median, 40 × 30 the largest");
+    // What is broken, or an outline of what lies elsewhere, is not counted.
+    touch(root.path(), &["b/4.png"]);
+    fs::write(root.path().join("b/5.png"), b"no picture").unwrap();
+    assert!(told(root.path()).unwrap().starts_with("width × height of 3 of 5 pictures"));
+    fs::write(root.path().join("list.csv"), "image,label\na/1.png,a\n").unwrap();
+    assert_eq!(told(&root.path().join("list.csv")).unwrap(), "width × height of all 1 pictures: 4 × 3");
+    let empty = tempfile::tempdir().unwrap();
+    touch(empty.path(), &["a/1.png", "b/2.png", "b/3.nii.gz"]);
+    assert_eq!(inspect(empty.path()).unwrap().notes.iter().filter(|note| note.contains(" × ")).count(), 0);
+    let Some(data) = real("sizes_are_told_by_headers_and_nothing_of_files_that_are_empty", "hippocampus") else { return };
+    let notes = inspect(&data).unwrap().notes;
+    let voxels = notes.iter().find(|note| note.starts_with("voxels of 256 of 260 volumes: ")).unwrap();
+    assert!(voxels.ends_with("; 1.000 × 1.000 × 1.000 mm apart; stored axes RAS"), "{voxels}");
+}
+
+#[test]
 fn arrays_are_told_with_their_classes_by_split() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("lungs.npz");

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Inspection, Layout, split_named, unreadable};
+use super::{Inspection, Layout, sizes, split_named, unreadable};
 use crate::error::DataError;
 use crate::nifti;
 use crate::source::{DEPTH_LIMIT, list, named_as_image, walk};
@@ -177,6 +177,8 @@ pub(super) fn folders(root: &Path) -> Result<Option<Inspection>, DataError> {
             }
         }
     }
+    let images = found.iter().flat_map(|paired| &paired.pairs).map(|(_, image, _)| root.join(image)).collect::<Vec<_>>();
+    seen.notes.extend(sizes::of_files(images.iter()));
     let volumes =
         found.iter().flat_map(|paired| &paired.pairs).all(|(_, image, mask)| [image, mask].iter().all(|file| nifti::named(&file.to_lowercase())));
     seen.notes.push(

@@ -203,7 +203,9 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
         Err(error) => return beside.unwrap_or(Err(error)),
         other => other,
     }?;
-    Ok(of_slices(seen, series))
+    let mut seen = of_slices(seen, series);
+    seen.notes.extend(sizes::of_files(files.iter().map(|(_, path)| path)));
+    Ok(seen)
 }
 
 /// The images below a folder, relative to it.

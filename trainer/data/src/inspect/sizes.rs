@@ -32,6 +32,24 @@ fn of(looked_at: usize, all: usize, what: &str) -> String {
     if looked_at == all { format!("all {all} {what}") } else { format!("{looked_at} of {all} {what}") }
 }
 
+/// What is to be said of pictures: width and height by their headers. DICOM and NIfTI are told elsewhere.
+pub(super) fn of_pictures(files: &[PathBuf]) -> Option<String> {
+    let size = |path: &PathBuf| {
+        let (width, height) = image::ImageReader::open(path).ok()?.with_guessed_format().ok()?.into_dimensions().ok()?;
+        Some(vec![width as usize, height as usize])
+    };
+    let sample = sample(files);
+    let sizes: Vec<Vec<usize>> = parallel::map(sample.len(), parallel::processors(), |index| size(sample[index])).into_iter().flatten().collect();
+    (!sizes.is_empty()).then(|| format!("width × height of {}: {}", of(sizes.len(), files.len(), "pictures"), extremes(sizes)))
+}
+
+/// What is to be said of files of any kind.
+pub(super) fn of_files<'a>(files: impl Iterator<Item = &'a PathBuf>) -> impl Iterator<Item = String> {
+    let named = |path: &&PathBuf| nifti::named(&path.to_string_lossy().to_lowercase());
+    let (volumes, others): (Vec<PathBuf>, Vec<PathBuf>) = files.cloned().partition(|path| named(&path));
+    of_volumes(&volumes).into_iter().chain(of_pictures(&others))
+}
+
 /// What is to be said of volumes of NIfTI: voxels from left to right, from back to front and from the feet to the head, their distances, and to
 /// where the stored axes run.
 pub(super) fn of_volumes(files: &[PathBuf]) -> Option<String> {

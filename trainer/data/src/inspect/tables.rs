@@ -1,10 +1,10 @@
 //! Tables of images and labels, of studies, and of readers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::measurements::measurements;
-use super::{Inspection, Layout, masks, nodules, unreadable};
+use super::{Inspection, Layout, masks, nodules, sizes, unreadable};
 use crate::error::{DataError, Finding, Reason};
 use crate::manifest::{SignalColumns, signal_columns};
 use crate::source::files_of;
@@ -104,6 +104,8 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
     if absent > 0 {
         seen.notes.push(format!("{absent} of {} images are not there", rows.len()));
     }
+    let files: Vec<PathBuf> = files_of(rows.iter().map(|row| row.get(image).unwrap_or_default())).iter().map(|name| root.join(name)).collect();
+    seen.notes.extend(sizes::of_files(files.iter().filter(|path| path.is_file())));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     seen.snippet = split.map(|split| {
         let patient = patient.map_or(String::new(), |patient| format!("    patient: {}\n", header[patient]));
