@@ -423,6 +423,18 @@ fn arrays_are_told_with_their_classes_by_split() {
 }
 
 #[test]
+fn what_is_no_layout_says_what_to_name_instead() {
+    let root = tempfile::tempdir().unwrap();
+    touch(root.path(), &["lungs.npz"]);
+    assert!(inspect(root.path()).unwrap_err().to_string().contains("name one of its .npz files, such as"));
+    touch(root.path(), &["only/1.png"]);
+    let notes = inspect(root.path()).unwrap().notes;
+    assert!(notes.iter().any(|note| note.starts_with("one folder of images is no class among others")), "{notes:?}");
+    let error = manifest::write(root.path(), &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("has one folder of images only"), "{error}");
+}
+
+#[test]
 fn the_real_digits_are_told() {
     let Some(data) = real("the_real_digits_are_told", "digits") else { return };
     let seen = inspect(&data.join("usps.npz")).unwrap();

@@ -55,6 +55,9 @@ pub(crate) fn class_folders(root: &Path) -> Result<Vec<ClassFolder>, DataError> 
     let refused = |what: String, remedy: String| DataError::one(Finding::new(Reason::DataUnreadable, what, vec![], remedy));
     if all.is_empty() {
         let what = format!("{} is no layout that is known: it has no table, no lists, and no folders of images", root.display());
+        if let Some(name) = names.keys().find(|name| name.to_lowercase().ends_with(".npz")) {
+            return Err(refused(what, format!("name one of its .npz files, such as {}", root.join(name).display())));
+        }
         let remedy = format!("lay images ({}) into one folder per class, or write a manifest.csv with columns image,label", EXTENSIONS.join(", "));
         return Err(refused(what, remedy));
     }
@@ -119,6 +122,11 @@ pub(super) fn folders(root: &Path) -> Result<Inspection, DataError> {
     } else {
         "folders name no patients: if a patient has several images, add a column patient to the manifest that `graft data manifest` writes".to_owned()
     });
+    if seen.counts.len() == 1 {
+        seen.notes.push(
+            "one folder of images is no class among others: name the folder above, or write a manifest with the columns image and label".into(),
+        );
+    }
     let masks: usize = all.iter().map(|folder| folder.masks).sum();
     if masks > 0 {
         seen.notes.push(format!(

@@ -227,7 +227,7 @@ fn of_slices(mut seen: Inspection, series: Vec<Series>) -> Inspection {
         seen.images = series.iter().map(|series| series.slices.len()).sum();
         seen.notes.push("slices without labels: `graft data manifest` with --labels TABLE writes what a job reads; the slices of a patient, or of a series that names none, stay together".into());
     } else if !series.is_empty() {
-        seen.notes.push("if the folders are patients and not classes, `graft data manifest` with --labels TABLE writes what a job reads".into());
+        seen.notes.push("`graft data manifest` takes these folders for classes where there are twice as many series at least; if they are patients, give it --labels TABLE".into());
     }
     seen.series = series;
     seen
