@@ -87,6 +87,9 @@ fn lay_out(site: &Site) {
             fs::create_dir_all(at(folder.into())).unwrap();
             picture.save(at(format!("{folder}n{n}.png"))).unwrap();
         }
+        let folder = at(format!("lesions/{}", ["benign", "malignant"][class as usize]));
+        fs::create_dir_all(&folder).unwrap();
+        picture.save(folder.join(format!("n{n}.png"))).unwrap();
         let boxes =
             if class == 0 { "<object><name>RBC</name></object>" } else { "<object><name>WBC</name></object><object><name>RBC</name></object>" };
         put(&at(format!("cells/Annotations/n{n}.xml")), boxes.as_bytes());
@@ -116,12 +119,17 @@ fn each_command_of_the_documentation_writes_what_a_job_reads() {
         .filter(|line| line.starts_with("graft data manifest /data") || line.starts_with("graft data split /data"))
         .map(|line| line.split_whitespace().skip(1).map(|word| word.replace("/data/", &root)).collect())
         .collect();
-    assert_eq!(commands.len(), 9, "{commands:?}");
+    assert_eq!(commands.len(), 11, "{commands:?}");
     for (number, words) in commands.iter().enumerate() {
         let run = Run::of(graft(&words.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(run.code, Some(0), "{words:?}\n{}{}", run.stdout, run.stderr);
         assert!(!run.stdout.contains("MRN0"), "{}", run.stdout);
         if words[1] == "split" {
+            continue;
+        }
+        // Class folders have no split before one is added.
+        if words[2].ends_with("lesions") {
+            assert!(run.stdout.contains("`graft data split ") && !run.stdout.contains("\n\n"), "{}", run.stdout);
             continue;
         }
         let (_, snippet) = run.stdout.split_once("\n\n").unwrap_or_else(|| panic!("no snippet: {}", run.stdout));
@@ -136,5 +144,7 @@ fn each_command_of_the_documentation_writes_what_a_job_reads() {
         assert!(validated.stdout.contains(&format!("{rows} decode")), "{words:?}\n{}{}", run.stdout, validated.stdout);
     }
     let folds = site.text("data/covid-ct/folds.csv");
+    let split = site.text("data/lesions/split.csv");
+    assert!(split.starts_with("image,label,split\nbenign/n0.png,benign,") && split.contains(",test\n"), "{split}");
     assert!(folds.starts_with("image,label,patient_id,hospital,fold_1,fold_2,fold_3,fold_4,fold_5\n"), "{folds}");
 }

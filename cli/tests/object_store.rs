@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use common::{Run, Site, command, documented};
+use common::{Run, Site, command, documented, without_sizes};
 use graft_tests::object_store::{ObjectStore, PUBLIC, SECRET_KEY};
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ fn a_prefix_is_inspected_by_its_names_and_tables() {
         command.envs(place.store.variables()).env("XDG_CACHE_HOME", place.site.path("cache"));
         Run::of(command.output().unwrap())
     };
-    let local = inspect(&place.site.path("phantom").to_string_lossy()).stdout;
+    let local = without_sizes(&inspect(&place.site.path("phantom").to_string_lossy()).stdout);
     let run = inspect("s3://scans/lung/phantom");
     assert_eq!(run.stdout, local.replace(&place.site.uri("phantom"), "s3://scans/lung/phantom"), "{}", run.stderr);
     assert!(run.stdout.contains("uri: s3://scans/lung/phantom\n"), "{}", run.stdout);

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Run, Site, command, documented};
+use common::{Run, Site, command, documented, without_sizes};
 use graft_tests::web::{HUB_TOKEN, Web};
 use serde_json::json;
 
@@ -161,7 +161,7 @@ fn class_folders_of_the_hub_train_two_ranks() {
 #[test]
 fn what_lies_elsewhere_is_inspected_by_its_names() {
     let site = Site::new();
-    let local = graft(&site, &["data", "inspect", &site.path("phantom").to_string_lossy()], &[]).stdout;
+    let local = without_sizes(&graft(&site, &["data", "inspect", &site.path("phantom").to_string_lossy()], &[]).stdout);
     let pem = site.path("server.pem");
     let server = Web::with_tls(&site.path("phantom"), &pem).unwrap();
     let uri = documented("graft data inspect https://").pop().unwrap().replace("https://data.example/lungs", &server.url());

@@ -55,14 +55,16 @@ fn text(seen: &Inspection) -> String {
     // The usual order first, then the rest by name.
     let usual = ["train", "val", "validation", "test"];
     let mut splits: Vec<&String> = splits.into_iter().collect();
-    splits.sort_by_key(|split| usual.iter().position(|name| name == split).unwrap_or(usual.len()));
+    let place = |split: &str| usual.iter().position(|name| split.split(' ').next() == Some(*name)).unwrap_or(usual.len());
+    splits.sort_by_key(|split| place(split));
+    let room = |split: &str| split.chars().count().max(10);
     let width = seen.counts.keys().map(|class| class.chars().count()).max().unwrap_or(0).max(5);
-    let head: String = splits.iter().map(|split| format!(" {split:>10}")).collect();
+    let head: String = splits.iter().map(|split| format!(" {split:>wide$}", wide = room(split))).collect();
     if !seen.counts.is_empty() {
         lines.push(format!("{:<width$}{head}", "class"));
     }
     for (class, counts) in &seen.counts {
-        let row: String = splits.iter().map(|split| format!(" {:>10}", counts.get(*split).unwrap_or(&0))).collect();
+        let row: String = splits.iter().map(|split| format!(" {:>wide$}", counts.get(*split).unwrap_or(&0), wide = room(split))).collect();
         lines.push(format!("{class:<width$}{row}"));
     }
     lines.extend(seen.columns.iter().map(column));

@@ -35,7 +35,7 @@ pub enum Data {
         #[arg(long)]
         json: bool,
     },
-    /// Write the manifest that a job reads, from lists, tables, arrays, series of DICOM, volumes of NIfTI, masks, boxes or signals
+    /// Write the manifest that a job reads, from lists, tables, arrays, series of DICOM, volumes of NIfTI, masks, boxes, signals or class folders
     Manifest {
         /// The data set's folder, or an .npz file, whose MD5 must be the published one if it is named as one of MedMNIST's
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum Data {
     },
     /// Recognise a data set's layout, count what is in it, and print what a job would say
     Inspect {
-        /// A folder or a table, also as file:///…, s3://…, gs://…, az:// or hf://datasets/…; of https://… a table
+        /// A folder, a table, an .npz file, or one file of DICOM or NIfTI, also as file:///…, s3://…, gs://…, az:// or hf://datasets/…; of https://… a table; what lies elsewhere is a folder or a table
         uri: String,
         /// Print JSON
         #[arg(long)]

@@ -130,6 +130,11 @@ pub fn documented(beginning: &str) -> Vec<String> {
     commands[0].split_whitespace().skip(1).map(str::to_owned).collect()
 }
 
+/// What `graft data inspect` prints but for the sizes of pictures, which are told of files on this machine only.
+pub fn without_sizes(text: &str) -> String {
+    text.lines().filter(|line| !line.starts_with("note: width × height of ")).map(|line| format!("{line}\n")).collect()
+}
+
 /// What a run said.
 pub struct Run {
     pub code: Option<i32>,

@@ -309,6 +309,8 @@ pub(crate) struct Shape {
     pub(crate) axes: String,
     /// Distance of axial slices in millimetres.
     pub(crate) step: f64,
+    /// Distances of voxels in millimetres, in the order of `size`.
+    pub(crate) spacing: [f64; 3],
 }
 
 impl Shape {
@@ -319,7 +321,8 @@ impl Shape {
             axes[axis] = letters[usize::from(flipped)];
         }
         let size = directions.map(|(axis, _)| header.size[axis]);
-        Self { size, volumes: header.volumes, axes: axes.iter().collect(), step: header.zooms[directions[2].0] }
+        let spacing = directions.map(|(axis, _)| header.zooms[axis]);
+        Self { size, volumes: header.volumes, axes: axes.iter().collect(), step: spacing[2], spacing }
     }
 
     /// Axial slices of all volumes.

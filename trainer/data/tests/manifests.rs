@@ -13,7 +13,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::mem::InMemDicomObject;
 use dicom_object::meta::FileMetaTableBuilder;
-use graft_data::inspect::{Kind, Layout, inspect};
+use graft_data::inspect::{Inspection, Kind, Layout, inspect};
 use graft_data::manifest::{self, Options, Slices, Splitting, Written};
 use graft_data::{Dataset, Reading, Split, decode};
 
@@ -241,6 +241,48 @@ fn the_unpaired_files_of_the_hippocampus_come_out() {
     assert_eq!(inspect(root.path()).unwrap().layout, Layout::NnUnet);
 }
 
+/// As the data lie there: `images`, `labels`, and a table whose labels are masks.
+#[test]
+fn the_hippocampus_as_it_lies_there_has_masks_and_no_classes_of_files() {
+    let Some(source) = real("the_hippocampus_as_it_lies_there_has_masks_and_no_classes_of_files", "hippocampus") else { return };
+    let counts = |seen: &Inspection| seen.counts.iter().map(|(what, splits)| (what.clone(), splits["all"])).collect::<Vec<_>>();
+    let expected = [("image with mask".to_owned(), 260), ("image without mask".to_owned(), 1), ("mask without image".to_owned(), 2)];
+    let seen = inspect(&source).unwrap();
+    assert_eq!((seen.layout, seen.snippet.as_ref(), counts(&seen)), (Layout::Masks, None, expected.to_vec()));
+    let notes = seen.notes.join("\n");
+    assert!(notes.contains("1 files of images have no partner in labels: hippocampus_118.nii.gz"), "{notes}");
+    assert!(notes.contains("hippocampus_010.nii.gz, hippocampus_281.nii.gz") && notes.contains("column \"label\" names mask files"), "{notes}");
+    let table = inspect(&source.join("manifest.csv")).unwrap();
+    assert_eq!((table.layout, counts(&table)), (Layout::Masks, expected[..1].to_vec()));
+
+    let root = tempfile::tempdir().unwrap();
+    for name in ["images", "labels"] {
+        symlink(source.join(name), root.path().join(name)).unwrap();
+    }
+    assert_eq!(counts(&inspect(root.path()).unwrap()), expected);
+    let written = manifest::write(root.path(), &slices("every:4")).unwrap();
+    assert!(written.snippet.contains("classes: [value-1, value-2]"), "{}", written.snippet);
+    assert_eq!(rows(&written).iter().map(|row| &row["patient"]).collect::<BTreeSet<_>>().len(), 260);
+    assert!(rows(&written).iter().all(|row| row["image"].starts_with("images/")));
+    // The classes are those of dataset.json under other names.
+    let named = tempfile::tempdir().unwrap();
+    for (from, to) in [("images", "imagesTr"), ("labels", "labelsTr")] {
+        symlink(source.join(from), named.path().join(to)).unwrap();
+    }
+    put(&named.path().join("dataset.json"), br#"{"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}}"#);
+    let other = manifest::write(named.path(), &slices("every:4")).unwrap();
+    let shows = |written: &Written, columns: [&str; 2]| rows(written).iter().map(|row| columns.map(|name| row[name].clone())).collect::<Vec<_>>();
+    assert_eq!(shows(&written, ["value-1", "value-2"]), shows(&other, ["Anterior", "Posterior"]));
+    load(&written.snippet);
+
+    // A table says what the volumes show: masks are no volumes of their own.
+    fs::remove_file(&written.manifest).unwrap();
+    let table = root.path().join("who.csv");
+    put(&table, b"scan,label\nhippocampus_001,a\nhippocampus_003,b\nhippocampus_004,a\nhippocampus_006,b\n");
+    let written = manifest::write(root.path(), &Options { labels: Some(table), ..slices("middle:0.01") }).unwrap();
+    assert!(written.rows == 4 && rows(&written).iter().all(|row| row["image"].starts_with("images/")), "{written:?}");
+}
+
 #[test]
 fn boxes_become_findings_by_the_official_lists() {
     let Some(source) = real("boxes_become_findings_by_the_official_lists", "bccd") else { return };
@@ -379,6 +421,105 @@ fn a_split_of_chest_xray14_by_patient_leaks_none() {
     }
     assert_eq!((splits.len(), splits.values().filter(|own| own.len() > 1).count()), (30_805, 0));
     assert!((20_000..25_000).contains(&test), "{test} of 112120 images are for testing");
+}
+
+/// Plain class folders have no test set: the manifest gets one by patient, and a job reads it.
+#[test]
+fn class_folders_become_a_manifest_that_a_split_takes() {
+    let root = tempfile::tempdir().unwrap();
+    for i in 0..40 {
+        let class = ["benign", "malignant"][i % 2];
+        put(&root.path().join(format!("{class}/patient{:03}/study1/{i}.png", i / 2 / 2)), b"");
+    }
+    let seen = inspect(root.path()).unwrap();
+    assert_eq!((seen.layout, seen.images, seen.patients), (Layout::ClassFolders, 40, Some(10)));
+    assert!(seen.notes.iter().any(|note| note.contains("`graft data split` adds one")), "{:?}", seen.notes);
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
+    assert!(written.rows == 40 && written.snippet.is_empty(), "{written:?}");
+    let text = fs::read_to_string(&written.manifest).unwrap();
+    assert!(text.starts_with("image,label,patient\nbenign/patient000/study1/0.png,benign,patient000\n"), "{text}");
+    let out = root.path().join("split.csv");
+    let how = Splitting { labels: vec!["label".into()], test: Some(0.3), ..Splitting::default() };
+    assert!(manifest::split(&written.manifest, &out, &how).unwrap().notes.is_empty());
+    let columns = "{input: image, label: label, patient: patient, split: split}";
+    let read = load(&format!("data:\n  train:\n    uri: file://{}\n    manifest: split.csv\n  columns: {columns}\n", root.path().display()));
+    assert_eq!((read.samples.len(), read.classes.as_slice()), (40, ["benign".to_owned(), "malignant".to_owned()].as_slice()));
+    // Whole patients, each of whom has two images of either class.
+    assert_eq!(read.split(Split::Test).len(), 12);
+
+    // One image without such a folder, and nobody knows whose the others are.
+    fs::remove_file(&written.manifest).unwrap();
+    fs::remove_file(&out).unwrap();
+    put(&root.path().join("benign/other.png"), b"");
+    assert_eq!(inspect(root.path()).unwrap().patients, None);
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
+    assert!(fs::read_to_string(&written.manifest).unwrap().starts_with("image,label\nbenign/other.png,benign\n"));
+    assert!(written.notes[0].contains("each image counts as one of its own"), "{:?}", written.notes);
+    manifest::split(&written.manifest, &out, &how).unwrap();
+}
+
+#[test]
+fn class_folders_by_split_keep_it_and_without_a_test_set_take_validation() {
+    let root = tempfile::tempdir().unwrap();
+    for (split, count) in [("Training", 20), ("valid", 4)] {
+        for i in 0..count {
+            put(&root.path().join(format!("{split}/{}/{split}{i}.png", ["a", "b"][i % 2])), b"");
+        }
+    }
+    let seen = inspect(root.path()).unwrap();
+    assert!(seen.snippet.is_none() && seen.notes.iter().any(|note| note.contains("takes the validation set for it")), "{:?}", seen.notes);
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
+    assert!(fs::read_to_string(&written.manifest).unwrap().starts_with("image,label,split\nTraining/a/Training0.png,a,train\n"));
+    let read = load(&written.snippet);
+    let [train, validation, test] = Split::ALL.map(|split| read.split(split).len());
+    assert!(train + validation == 20 && validation > 0 && test == 4, "{train} {validation} {test}");
+    // What it wrote is what is told from now on.
+    assert_eq!(inspect(root.path()).unwrap().layout, Layout::Manifest);
+}
+
+#[test]
+fn masks_and_patients_in_class_folders_are_no_pictures_and_no_classes() {
+    let root = tempfile::tempdir().unwrap();
+    for name in [
+        "COVID/images/1.png",
+        "COVID/masks/1.png",
+        "Normal/images/2.png",
+        "Normal/masks/2.png",
+        "BUSI/b (1).png",
+        "BUSI/b (1)_mask.png",
+        "BUSI/b (1)_mask_1.png",
+        "BUSI/a_mask.png",
+    ] {
+        put(&root.path().join(name), b"");
+    }
+    let seen = inspect(root.path()).unwrap();
+    // A mask of nothing that is there counts as a picture.
+    assert_eq!((seen.layout, seen.images, seen.counts["COVID"]["all"], seen.counts["BUSI"]["all"]), (Layout::ClassFolders, 4, 1, 2));
+    assert!(seen.notes.iter().any(|note| note.starts_with("4 files are masks by their names")), "{:?}", seen.notes);
+    let written = manifest::write(root.path(), &Options::default()).unwrap();
+    let images: Vec<String> = rows(&written).into_iter().map(|row| row["image"].clone()).collect();
+    assert_eq!(images, ["BUSI/a_mask.png", "BUSI/b (1).png", "COVID/images/1.png", "Normal/images/2.png"]);
+
+    let root = tempfile::tempdir().unwrap();
+    for i in 0..6 {
+        put(&root.path().join(format!("patient{:05}/view{i}.png", 64540 + i / 2)), b"");
+    }
+    for error in [inspect(root.path()).unwrap_err(), manifest::write(root.path(), &Options::default()).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("3 folders that are called as patients are") && !error.contains("6454"), "{error}");
+    }
+}
+
+/// Slices of DICOM in class folders are labelled by them, where there are several series in each.
+#[test]
+fn class_folders_of_dicom_are_classes_of_their_series() {
+    let root = tempfile::tempdir().unwrap();
+    for i in 0..8u8 {
+        film(&root.path().join(format!("{}/{i}.dcm", ["cyst", "none"][usize::from(i % 2)])), &format!("1.2.3.{i}"), 2);
+    }
+    let written = manifest::write(root.path(), &slices("all")).unwrap();
+    let all = rows(&written);
+    assert!(all.len() == 16 && all.iter().all(|row| row["image"].starts_with(&row["label"])), "{all:?}");
 }
 
 #[test]

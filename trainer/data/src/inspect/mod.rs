@@ -1,29 +1,38 @@
 //! Recognises how a data set is laid out, counts what is in it, and says what a job would have to say to use it. It
 //! looks at names, headers and lists, at pixels only of one slice in a series of DICOM, and shows no value of a column that may identify a person.
 
+mod arrays;
+mod folders;
 mod lists;
+mod masks;
 mod measurements;
 pub(crate) mod nodules;
+mod public;
+mod single;
+mod sizes;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Finding, Reason};
 use crate::nifti;
 use crate::series::{self, Series};
-use crate::source::{self, EXTENSIONS, is_image, list};
+use crate::source::{self, list};
 use crate::table::named_as_table;
 
 pub use measurements::{Column, Kind};
 
-use lists::{covid_ct, nn_unet, voc};
+use folders::folders;
+pub(crate) use folders::{ClassFolder, class_folders, is_patient, patients_by_folder};
 pub(crate) use lists::{covid_ct_lists, nn_unet_cases, voc_classes, voc_lists};
+pub(crate) use masks::{Paired, find as masks};
+pub(crate) use public::{CHEST_XRAY14_LISTS, CHEXPERT, Known, chexpert_file, known, names_of};
 pub use tables::images_of;
 use tables::table;
-pub(crate) use tables::{LABEL, PATIENT, column, is_adni, malignancy_columns, malignant, median, read_table};
+pub(crate) use tables::{LABEL, PATIENT, column, malignancy_columns, malignant, median, read_table};
 
 /// Names under which the splits appear as folders.
 const SPLITS: [(&str, &[&str]); 3] =
@@ -61,6 +70,10 @@ pub enum Layout {
     Signals,
     /// A table of measurements without images.
     Measurements,
+    /// Arrays of NumPy in an `.npz` file.
+    Arrays,
+    /// Images with a mask each, in folders beside each other or by a table.
+    Masks,
 }
 
 impl Layout {
@@ -82,6 +95,8 @@ impl Layout {
             Self::Malignancy => "LIDC malignancy table",
             Self::Signals => "table of recordings",
             Self::Measurements => "table of measurements",
+            Self::Arrays => "arrays of NumPy",
+            Self::Masks => "images with masks",
         }
     }
 }
@@ -127,44 +142,57 @@ pub fn is_read(key: &str) -> bool {
     named_as_table(&name) || name.rsplit_once('.').is_none_or(|(_, extension)| ["txt", "json", "xml", "dcm", "dicom"].contains(&extension))
 }
 
-/// Recognises what lies at `path`, a folder or a table of CSV (also gzipped) or Parquet.
+/// Recognises what lies at `path`, a folder, a table of CSV (also gzipped) or Parquet, an `.npz` file, or one
+/// file of DICOM or NIfTI.
 ///
 /// # Errors
 /// `DataNotFound`, `DataUnreadable`, or no layout that is known.
 pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
     if path.is_file() {
-        return table(path, path.parent().unwrap_or(path));
+        return single::file(path);
     }
     if !path.is_dir() {
         let what = format!("{} does not exist", path.display());
         return Err(DataError::one(Finding::new(Reason::DataNotFound, what, vec![], "name a folder or a table")));
-    }
-    let has = |names: &[&str]| names.iter().all(|name| path.join(name).exists());
-    if has(&["imagesTr", "dataset.json"]) {
-        return nn_unet(path);
-    }
-    if has(&["JPEGImages", "Annotations", "ImageSets/Main"]) {
-        return voc(path);
-    }
-    if has(&["Data-split", "Images-processed"]) {
-        return covid_ct(path);
     }
     let names = list(path).map_err(|error| unreadable(path, error))?;
     let tables: Vec<_> = names
         .iter()
         .filter(|(name, path)| (name.to_lowercase().ends_with(".csv") || name.to_lowercase().ends_with(".parquet")) && path.is_file())
         .collect();
-    let chosen = tables.iter().find(|(name, _)| name.to_lowercase().contains("manifest")).or(if tables.len() == 1 { tables.first() } else { None });
+    let own = tables.iter().find(|(name, _)| name.to_lowercase().contains("manifest"));
+    let told = own.or(if tables.len() == 1 { tables.first() } else { None }).map(|(_, table_path)| table(table_path, path));
+    // A manifest of images was written to be read, whatever else is there.
+    if let (Some(_), Some(Ok(seen))) = (own, &told)
+        && seen.layout == Layout::Manifest
+    {
+        return Ok(seen.clone());
+    }
+    if let Some(known) = known(path)? {
+        return public::inspected(path, &known);
+    }
+    if !told.as_ref().is_some_and(|told| told.as_ref().is_ok_and(|seen| seen.layout == Layout::Manifest))
+        && let Some(mut seen) = masks::folders(path)?
+    {
+        // The folders say more than a table of the same pairs.
+        if let Some(Ok(told)) = told
+            && told.layout == Layout::Masks
+        {
+            seen.notes.extend(told.notes);
+        }
+        return Ok(seen);
+    }
     // A table of labels beside series or volumes says what these show, and not how they are laid out.
-    let beside = match chosen.map(|(_, table_path)| table(table_path, path)) {
+    let beside = match told {
         Some(Ok(seen)) if seen.layout == Layout::Measurements => Some(Ok(seen)),
         Some(Err(error)) => Some(Err(error)),
         Some(found) => return found,
         None => None,
     };
-    let series = slices(path)?;
-    let volumes = names.iter().filter(|(name, path)| nifti::named(&name.to_lowercase()) && path.is_file()).count();
-    let seen = match folders(path, &names) {
+    let files = below(path)?;
+    let series = slices(&files);
+    let volumes = files.iter().filter(|(key, _)| nifti::named(&key.to_lowercase())).count();
+    let seen = match folders(path) {
         Err(_) if !series.is_empty() => Ok(Inspection::new(Layout::DicomSeries)),
         Err(_) if volumes > 0 => {
             let mut seen = Inspection::new(Layout::Volumes);
@@ -175,16 +203,23 @@ pub fn inspect(path: &Path) -> Result<Inspection, DataError> {
         Err(error) => return beside.unwrap_or(Err(error)),
         other => other,
     }?;
-    Ok(of_slices(seen, series))
+    let mut seen = of_slices(seen, series);
+    seen.notes.extend(sizes::of_files(files.iter().map(|(_, path)| path)));
+    Ok(seen)
 }
 
-/// Series of the DICOM files below a folder.
-fn slices(root: &Path) -> Result<Vec<Series>, DataError> {
+/// The images below a folder, relative to it.
+fn below(root: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
     let mut files = BTreeMap::new();
     source::walk(root, "", source::DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
+    Ok(files.into_iter().map(|(key, path)| (key.trim_start_matches('/').to_owned(), path)).collect())
+}
+
+/// Series of the DICOM files among these.
+fn slices(files: &[(String, PathBuf)]) -> Vec<Series> {
     let dicom = |path: &Path| path.extension().is_none_or(|e| e.eq_ignore_ascii_case("dcm") || e.eq_ignore_ascii_case("dicom"));
-    let files: Vec<_> = files.into_iter().filter(|(_, path)| dicom(path)).map(|(key, path)| (key.trim_start_matches('/').to_owned(), path)).collect();
-    Ok(series::read(&files))
+    let files: Vec<_> = files.iter().filter(|(_, path)| dicom(path)).cloned().collect();
+    series::read(&files)
 }
 
 fn of_slices(mut seen: Inspection, series: Vec<Series>) -> Inspection {
@@ -192,7 +227,7 @@ fn of_slices(mut seen: Inspection, series: Vec<Series>) -> Inspection {
         seen.images = series.iter().map(|series| series.slices.len()).sum();
         seen.notes.push("slices without labels: `graft data manifest` with --labels TABLE writes what a job reads; the slices of a patient, or of a series that names none, stay together".into());
     } else if !series.is_empty() {
-        seen.notes.push("if the folders are patients and not classes, write a manifest with the columns image, label and split".into());
+        seen.notes.push("`graft data manifest` takes these folders for classes where there are twice as many series at least; if they are patients, give it --labels TABLE".into());
     }
     seen.series = series;
     seen
@@ -202,49 +237,7 @@ pub(crate) fn unreadable(path: &Path, error: impl std::fmt::Display) -> DataErro
     DataError::one(source::unreadable(path, error))
 }
 
-fn images_below(folder: &Path, depth: usize) -> usize {
-    let Ok(entries) = list(folder) else { return 0 };
-    entries
-        .values()
-        .map(|path| if path.is_dir() { if depth == 0 { 0 } else { images_below(path, depth - 1) } } else { usize::from(is_image(path)) })
-        .sum()
-}
-
 /// The split that a folder is named after.
 pub(crate) fn split_named(name: &str) -> Option<&'static str> {
     SPLITS.iter().find(|(_, known)| known.contains(&name.to_lowercase().as_str())).map(|(split, _)| *split)
-}
-
-fn folders(root: &Path, names: &BTreeMap<String, std::path::PathBuf>) -> Result<Inspection, DataError> {
-    let splits: Vec<_> = names.iter().filter(|(_, path)| path.is_dir()).filter_map(|(name, path)| Some((split_named(name)?, name, path))).collect();
-    let mut seen = Inspection::new(if splits.is_empty() { Layout::ClassFolders } else { Layout::SplitClassFolders });
-    let all = vec![("all", root.to_owned())];
-    let roots = if splits.is_empty() { all } else { splits.iter().map(|(split, _, path)| (*split, (*path).clone())).collect() };
-    for (split, folder) in roots {
-        for (class, path) in list(&folder).map_err(|error| unreadable(&folder, error))?.iter().filter(|(_, path)| path.is_dir()) {
-            let images = images_below(path, 16);
-            if images > 0 {
-                seen.counts.entry(class.clone()).or_default().insert(split.to_owned(), images);
-                seen.images += images;
-            }
-        }
-    }
-    if seen.images == 0 {
-        let what = format!("{} is no layout that is known: it has no table, no lists, and no folders of images", root.display());
-        let remedy = format!("lay images ({}) into one folder per class, or write a manifest.csv with columns image,label", EXTENSIONS.join(", "));
-        return Err(DataError::one(Finding::new(Reason::DataUnreadable, what, vec![], remedy)));
-    }
-    seen.notes.push("folders name no patients: if a patient has several images, write a manifest with a patient column".into());
-    let place = |split: &str| splits.iter().find(|(s, ..)| *s == split).map(|(_, name, _)| format!("file://{}/{name}", root.display()));
-    seen.snippet = match (place("train"), place("test")) {
-        (Some(train), Some(test)) => {
-            let validation = place("validation").map_or(String::new(), |uri| format!("  validation:\n    uri: {uri}\n"));
-            Some(format!("data:\n  train:\n    uri: {train}\n{validation}  test:\n    uri: {test}\n"))
-        }
-        _ => {
-            seen.notes.push("there is no test set: set some patients aside, by patient, and name them in spec.data.test".into());
-            None
-        }
-    };
-    Ok(seen)
 }

@@ -1,10 +1,10 @@
 //! Tables of images and labels, of studies, and of readers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::measurements::measurements;
-use super::{Inspection, Layout, nodules, unreadable};
+use super::{Inspection, Layout, masks, nodules, sizes, unreadable};
 use crate::error::{DataError, Finding, Reason};
 use crate::manifest::{SignalColumns, signal_columns};
 use crate::source::files_of;
@@ -56,11 +56,11 @@ pub fn images_of(path: &Path) -> BTreeSet<String> {
 pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
     let (header, rows) = read_table(path)?;
     let column = |names: &[&str]| column(&header, names);
-    if let (Some(image), Some(labels), Some(patient)) = (column(&["Image Index"]), column(&["Finding Labels"]), column(&["Patient ID"])) {
-        return Ok(chest_xray14(&rows, image, labels, patient));
+    if let Some(columns) = chest_xray14_columns(&header) {
+        return Ok(chest_xray14(&rows, columns, |_| "all"));
     }
-    if let (Some(image), Some(first)) = (column(&["Path"]), column(&["No Finding"])) {
-        return Ok(chexpert(&header, &rows, image, first));
+    if let Some(columns) = chexpert_columns(&header) {
+        return Ok(chexpert(&header, &rows, columns));
     }
     if let Some([patient, visit, label]) = adni_columns(&header) {
         return Ok(adni(&rows, patient, visit, label));
@@ -88,6 +88,9 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
         return Err(DataError::one(Finding::new(Reason::ColumnNotFound, what, vec![], "name the columns image and label, or set spec.data.columns")));
     };
     let (split, patient) = (column(&["split", "set", "fold", "partition"]), column(&PATIENT));
+    if masks::are_files(rows.iter().map(|row| row.get(label).unwrap_or_default().trim())) {
+        return Ok(masks::table(root, &rows, &header, [image, label], split));
+    }
     let mut seen = Inspection::new(Layout::Manifest);
     seen.images = rows.len();
     for row in &rows {
@@ -101,6 +104,8 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
     if absent > 0 {
         seen.notes.push(format!("{absent} of {} images are not there", rows.len()));
     }
+    let files: Vec<PathBuf> = files_of(rows.iter().map(|row| row.get(image).unwrap_or_default())).iter().map(|name| root.join(name)).collect();
+    seen.notes.extend(sizes::of_files(files.iter().filter(|path| path.is_file())));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     seen.snippet = split.map(|split| {
         let patient = patient.map_or(String::new(), |patient| format!("    patient: {}\n", header[patient]));
@@ -115,13 +120,23 @@ pub(super) fn table(path: &Path, root: &Path) -> Result<Inspection, DataError> {
     Ok(seen)
 }
 
-/// Labels as `A|B`. The table names patients, so what a random split of images would leak can be said at once.
-fn chest_xray14(rows: &[csv::StringRecord], image: usize, labels: usize, patient: usize) -> Inspection {
+/// Image, findings and patient of ChestX-ray14's table.
+pub(super) fn chest_xray14_columns(header: &[String]) -> Option<[usize; 3]> {
+    Some([column(header, &["Image Index"])?, column(header, &["Finding Labels"])?, column(header, &["Patient ID"])?])
+}
+
+/// Labels as `A|B`. The table names patients, so what a random split of images would leak can be said at once. `split` says where an image is.
+pub(super) fn chest_xray14<'a>(
+    rows: &'a [csv::StringRecord],
+    [image, labels, patient]: [usize; 3],
+    split: impl Fn(&'a str) -> &'static str,
+) -> Inspection {
     let mut seen = Inspection::new(Layout::ChestXray14);
     seen.images = rows.iter().filter_map(|row| row.get(image)).collect::<BTreeSet<_>>().len();
     for row in rows {
+        let split = split(row.get(image).unwrap_or_default().trim());
         for label in row.get(labels).unwrap_or_default().split('|') {
-            seen.count(label.trim(), "all");
+            seen.count(label.trim(), split);
         }
     }
     let patients: Vec<&str> = rows.iter().filter_map(|row| row.get(patient)).collect();
@@ -146,40 +161,45 @@ fn random_split_leak(patients: &[&str]) -> f64 {
     shared / patients.len().max(1) as f64
 }
 
-/// One column per finding: 1 present, 0 absent, −1 uncertain, blank not mentioned (Irvin et al., AAAI 2019).
-fn chexpert(header: &[String], rows: &[csv::StringRecord], image: usize, first: usize) -> Inspection {
+/// The path of CheXpert's images and the first of its findings.
+pub(super) fn chexpert_columns(header: &[String]) -> Option<[usize; 2]> {
+    Some([column(header, &["Path"])?, column(header, &["No Finding"])?])
+}
+
+/// What a value says of a finding: 1 present, 0 absent, −1 uncertain, blank not mentioned (Irvin et al., AAAI 2019).
+pub(super) fn chexpert_value(value: &str) -> &'static str {
+    match value.trim().parse::<f64>() {
+        Ok(value) if value > 0.5 => "positive",
+        Ok(value) if value < -0.5 => "uncertain",
+        Ok(_) => "negative",
+        Err(_) => "blank",
+    }
+}
+
+/// The patient in a path of CheXpert's, `patient00001`.
+pub(super) fn patient_in(path: &str) -> Option<&str> {
+    path.split('/').find(|part| part.starts_with("patient"))
+}
+
+/// One table, with a column for each finding.
+fn chexpert(header: &[String], rows: &[csv::StringRecord], [image, first]: [usize; 2]) -> Inspection {
     let mut seen = Inspection::new(Layout::CheXpert);
     seen.images = rows.len();
     for row in rows {
         for (column, name) in header.iter().enumerate().skip(first) {
-            let value = match row.get(column).unwrap_or_default().trim().parse::<f64>() {
-                Ok(value) if value > 0.5 => "positive",
-                Ok(value) if value < -0.5 => "uncertain",
-                Ok(_) => "negative",
-                Err(_) => "blank",
-            };
-            seen.count(name, value);
+            seen.count(name, chexpert_value(row.get(column).unwrap_or_default()));
         }
     }
-    let patient =
-        |row: &csv::StringRecord| row.get(image).and_then(|path| path.split('/').find(|part| part.starts_with("patient")).map(str::to_owned));
-    seen.patients = Some(rows.iter().filter_map(patient).collect::<BTreeSet<_>>().len());
+    seen.patients = Some(rows.iter().filter_map(|row| patient_in(row.get(image)?)).collect::<BTreeSet<_>>().len());
     seen.notes.push("patients are in the paths (patientNNNNN/studyN), which `graft data manifest` makes a column of".into());
     seen.notes.push("a column for each finding: `graft data manifest` writes what a task of type multiLabel reads; -1 and blank are unknown".into());
     seen
 }
 
 /// RID, VISCODE and DX of ADNI's merged table, where DX is the diagnosis at the visit; at the first one if there is no other.
-fn adni_columns(header: &[String]) -> Option<[usize; 3]> {
+pub(super) fn adni_columns(header: &[String]) -> Option<[usize; 3]> {
     let column = |name: &str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
     Some([column("RID")?, column("VISCODE")?, column("DX").or_else(|| column("DX_bl"))?])
-}
-
-/// Whether a file is a table such as `ADNIMERGE.csv`, by its header.
-pub(crate) fn is_adni(path: &Path) -> bool {
-    let table = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
-    let header = || csv::ReaderBuilder::new().flexible(true).from_path(path).ok()?.headers().ok().cloned();
-    table && header().is_some_and(|header| adni_columns(&header.iter().map(|name| name.trim().to_owned()).collect::<Vec<_>>()).is_some())
 }
 
 /// A row for each visit; the diagnosis of a patient may change.

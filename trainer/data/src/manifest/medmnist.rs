@@ -28,7 +28,7 @@ fn published(name: &str) -> Vec<(&'static str, &'static str)> {
 ///
 /// # Errors
 /// It is not what they publish, or cannot be read.
-pub(super) fn check(file: &Path) -> Result<Option<String>, DataError> {
+pub(crate) fn check(file: &Path) -> Result<Option<String>, DataError> {
     let published = published(&file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase());
     if published.is_empty() {
         return Ok(None);

@@ -3,7 +3,8 @@
 
 mod answers;
 mod arrays;
-mod medmnist;
+mod folders;
+pub(crate) mod medmnist;
 mod nnunet;
 mod public;
 mod resplit;
@@ -20,11 +21,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{DataError, Finding, Reason};
-use crate::inspect::{is_adni, malignancy_columns, read_table, unreadable};
+use crate::inspect::{Known, Paired, known, masks, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
-use crate::table::named_as_table;
 use crate::{nifti, source};
 
+pub(crate) use arrays::{Head, Npz, WITHOUT_VAL, finding};
 pub(crate) use signals::{Columns as SignalColumns, columns as signal_columns};
 
 pub use resplit::{Added, Splitting, split};
@@ -115,7 +116,7 @@ impl Default for Options {
 
 /// Writes `manifest.csv` for the data set in the folder `source`, or for the arrays of an `.npz` file beside it. Known are COVID-CT's lists,
 /// ChestX-ray14's table with its official lists, CheXpert's tables, ADNI's merged table, MedMNIST's arrays, nnU-Net's folders, Pascal VOC's,
-/// volumes of NIfTI, series of DICOM, and tables of recordings.
+/// volumes of NIfTI, series of DICOM, tables of recordings, and folders of classes.
 ///
 /// # Errors
 /// Nothing that is known lies there, a file cannot be read or written, or there is a manifest already.
@@ -127,45 +128,36 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     if !source.is_dir() {
         return Err(refused(Reason::DataNotFound, format!("{} is no folder and no .npz file", source.display()), "name the data set's folder"));
     }
-    let has = |names: &[&str]| names.iter().all(|name| source.join(name).exists());
-    if has(&["imagesTr", "dataset.json"]) {
-        return nnunet::nn_unet(source, options);
-    }
-    if has(&["JPEGImages", "Annotations", "ImageSets/Main"]) {
-        return voc::voc(source, options);
-    }
-    if has(&["Data-split", "Images-processed"]) {
-        return public::covid_ct(source);
-    }
-    if has(&["train.csv", "valid.csv"]) {
-        return public::chexpert(source);
-    }
-    let tables: Vec<PathBuf> = fs::read_dir(source).map_err(|e| unreadable(source, e))?.flatten().map(|entry| entry.path()).collect();
-    let named = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("Data_Entry_2017"));
-    if let Some(table) = tables.iter().filter(named).min() {
-        return public::chest_xray14(source, table);
-    }
-    if let Some(table) = tables.iter().filter(|path| is_adni(path)).min() {
-        return studies::adni(source, table, options);
-    }
-    let rated = |path: &&PathBuf| {
-        let name = path.to_string_lossy().to_lowercase();
-        named_as_table(&name) && read_table(path).is_ok_and(|(header, _)| malignancy_columns(&header).is_some())
-    };
-    if let Some(table) = tables.iter().filter(rated).min() {
-        return studies::readers(source, table, options);
-    }
-    let recordings = |path: &&PathBuf| {
-        let table = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
-        table && read_table(path).is_ok_and(|(header, rows)| signals::columns(&header, &rows).is_some())
-    };
-    if let Some(table) = tables.iter().filter(recordings).min() {
-        return signals::signals(source, table, options);
+    match known(source)? {
+        Some(Known::NnUnet) => return nnunet::nn_unet(source, options),
+        Some(Known::Voc) => return voc::voc(source, options),
+        Some(Known::CovidCt) => return public::covid_ct(source),
+        Some(Known::CheXpert) => return public::chexpert(source),
+        Some(Known::ChestXray14(table)) => return public::chest_xray14(source, &table),
+        Some(Known::Adni(table)) => return studies::adni(source, &table, options),
+        Some(Known::Malignancy(table)) => return studies::readers(source, &table, options),
+        Some(Known::Recordings(table)) => return signals::signals(source, &table, options),
+        None => {}
     }
     let mut files = BTreeMap::new();
     walk(source, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
     let files: Vec<(String, PathBuf)> = files.into_iter().map(|(key, path)| (key.trim_start_matches('/').to_owned(), path)).collect();
-    let (nifti, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(key, _)| nifti::named(&key.to_lowercase()));
+    let (mut nifti, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(key, _)| nifti::named(&key.to_lowercase()));
+    let found = masks(source)?;
+    if !found.is_empty() {
+        let volumes = found.iter().flat_map(|paired| &paired.pairs).all(|(_, _, mask)| nifti::named(&mask.to_lowercase()));
+        if !volumes || nifti.is_empty() {
+            let what = format!("{} has images and masks ({})", source.display(), folders_of(&found));
+            let remedy = "a mask is no class, and jobs read none: write a manifest with the columns image and label that says what the images show";
+            return Err(refused(Reason::DataUnreadable, what, remedy));
+        }
+        if options.labels.is_none() {
+            return nnunet::masked(source, found, options);
+        }
+        nifti.retain(|(key, _)| {
+            !found.iter().flat_map(|paired| &paired.masks).any(|masks| key.strip_prefix(masks).is_some_and(|rest| rest.starts_with('/')))
+        });
+    }
     if !nifti.is_empty() {
         return volumes::volumes(source, &nifti, options);
     }
@@ -173,8 +165,13 @@ pub fn write(source: &Path, options: &Options) -> Result<Written, DataError> {
     if !dicom.is_empty() {
         return series::series(source, &dicom, options);
     }
-    let what = format!("{} is no data set that is known, and has no volumes of NIfTI and no files of DICOM", source.display());
-    Err(refused(Reason::DataUnreadable, what, "see `graft data inspect`: class folders and manifests need nothing"))
+    folders::folders(source)
+}
+
+/// The folders of images and masks by name.
+fn folders_of(found: &[Paired]) -> String {
+    let both = found.iter().filter_map(|paired| Some(format!("{} and {}", paired.images, paired.masks.as_ref()?)));
+    both.collect::<Vec<_>>().join(", ")
 }
 
 fn refused(reason: Reason, what: String, remedy: &str) -> DataError {

@@ -1,4 +1,5 @@
-//! nnU-Net's folders (and those of the Medical Segmentation Decathlon, from which they come) as a classification: a slice shows a class where
+//! nnU-Net's folders (and those of the Medical Segmentation Decathlon, from which they come) as a classification, and other folders of volumes
+//! and masks: a slice shows a class where
 //! its mask has a voxel of it. Images and masks are paired by their case; what is left over is reported, as are masks of another size and
 //! values that `dataset.json` does not name.
 
@@ -11,31 +12,84 @@ use super::rows::{Row, Rows};
 use super::volumes::columns;
 use super::{Options, Written, few, refused};
 use crate::error::{DataError, Reason};
-use crate::inspect::{nn_unet_cases, unreadable};
+use crate::inspect::{Paired, nn_unet_cases, unreadable};
 use crate::nifti::{Shape, layers, shape};
 use crate::parallel;
+
+/// Masks with more values than this, besides 0, are no masks of classes.
+const VALUES: usize = 64;
 
 /// A class and the values of its voxels.
 type Class = (String, Vec<i64>);
 
+/// An image and its mask, relative to the root.
+struct Case {
+    name: String,
+    image: String,
+    mask: String,
+    split: Option<String>,
+}
+
 pub(super) fn nn_unet(root: &Path, options: &Options) -> Result<Written, DataError> {
     let classes = classes(&root.join("dataset.json"))?;
-    let mut notes = Vec::new();
-    let mut cases: Vec<(&str, String, String, String)> = Vec::new();
+    let (mut notes, mut cases) = (Vec::new(), Vec::new());
     for (split, images, masks) in [("train", "imagesTr", "labelsTr"), ("test", "imagesTs", "labelsTs")] {
         if split == "train" || root.join(masks).is_dir() {
-            cases.extend(pairs(root, images, masks, &mut notes)?.into_iter().map(|(case, image, mask)| (split, case, image, mask)));
+            let case = |(name, image, mask)| Case { name, image, mask, split: Some(split.to_owned()) };
+            cases.extend(pairs(root, images, masks, &mut notes)?.into_iter().map(case));
         }
     }
-    let official = cases.iter().any(|(split, ..)| *split == "test");
+    if !cases.iter().any(|case| case.split.as_deref() == Some("test")) {
+        cases.iter_mut().for_each(|case| case.split = None);
+    }
+    slices(root, cases, Some(classes), notes, options)
+}
+
+/// Folders of volumes and masks without a `dataset.json`: classes are the values of the masks.
+pub(super) fn masked(root: &Path, found: Vec<Paired>, options: &Options) -> Result<Written, DataError> {
+    let (mut notes, mut cases, several) = (Vec::new(), Vec::new(), found.len() > 1);
+    for paired in found {
+        let Some(masks) = &paired.masks else {
+            notes.push(format!("{} has no folder of masks, and was left out", paired.images));
+            continue;
+        };
+        for (files, folder, other) in [(&paired.images_only, &paired.images, masks), (&paired.masks_only, masks, &paired.images)] {
+            notes.extend(without_partner(files, folder, other));
+        }
+        cases.extend(paired.pairs.iter().map(|(stem, image, mask)| {
+            let split = paired.split(stem).map(|split| if split == "validation" { "val" } else { split }.to_owned());
+            // The same name in two folders is not the same case.
+            let name = if several { format!("{}/{stem}", paired.images) } else { stem.clone() };
+            Case { name, image: image.clone(), mask: mask.clone(), split }
+        }));
+    }
+    slices(root, cases, None, notes, options)
+}
+
+/// The classes of masks that none are named for: their values.
+fn by_value<'a>(layers: impl Iterator<Item = &'a BTreeSet<i64>>, root: &Path) -> Result<Vec<Class>, DataError> {
+    let values: BTreeSet<i64> = layers.flatten().copied().filter(|value| *value != 0).collect();
+    if values.len() > VALUES {
+        let what = format!("{}: the masks have {} values besides 0, which are no classes", root.display(), values.len());
+        return Err(refused(Reason::DataUnreadable, what, "write a manifest with the columns image and label"));
+    }
+    Ok(values.into_iter().map(|value| (format!("value-{value}"), vec![value])).collect())
+}
+
+/// A row for each chosen slice of the cases, and which of the classes it shows.
+fn slices(root: &Path, cases: Vec<Case>, classes: Option<Vec<Class>>, mut notes: Vec<String>, options: &Options) -> Result<Written, DataError> {
     let threads = parallel::processors();
-    let seen = parallel::map(cases.len(), threads, |index| look(&root.join(&cases[index].2), &root.join(&cases[index].3)));
+    let seen = parallel::map(cases.len(), threads, |index| look(&root.join(&cases[index].image), &root.join(&cases[index].mask)));
+    if classes.is_none() {
+        notes.push("there is no dataset.json: classes are called by the values of the masks".into());
+    }
+    let classes = classes.map_or_else(|| by_value(seen.iter().flatten().flat_map(|(_, layers)| layers), root), Ok)?;
     let (mut rows, mut bad, mut odd) = (Vec::new(), Vec::new(), BTreeMap::<i64, usize>::new());
-    for ((split, case, image, _), seen) in cases.iter().zip(seen) {
+    for (case, seen) in cases.iter().zip(seen) {
         let (shape, layers) = match seen {
             Ok(seen) => seen,
             Err(error) => {
-                bad.push(format!("{case} ({error})"));
+                bad.push(format!("{} ({error})", case.name));
                 continue;
             }
         };
@@ -48,8 +102,8 @@ pub(super) fn nn_unet(root: &Path, options: &Options) -> Result<Written, DataErr
                 [only] => vec![if shows(only) { only.0.clone() } else { "background".into() }],
                 several => several.iter().map(|class| u8::from(shows(class)).to_string()).collect(),
             };
-            let split = official.then(|| (*split).to_owned());
-            rows.push(Row { image: format!("{image}#{slice}"), patient: case.clone(), labels, split, more: columns(&shape) });
+            let image = format!("{}#{slice}", case.image);
+            rows.push(Row { image, patient: case.name.clone(), labels, split: case.split.clone(), more: columns(&shape) });
         }
     }
     if !bad.is_empty() {
@@ -91,15 +145,17 @@ fn pairs(root: &Path, images: &str, masks: &str, notes: &mut Vec<String>) -> Res
         of.iter().filter(|(case, _)| !other.contains_key(*case)).map(|(_, file)| file.clone()).collect()
     };
     for (files, folder, other) in [(only(&images_of, &masks_of), images, masks), (only(&masks_of, &images_of), masks, images)] {
-        if !files.is_empty() {
-            notes.push(format!("{} files of {folder} have no partner in {other} and were left out: {}", files.len(), few(&files)));
-        }
+        notes.extend(without_partner(&files, folder, other));
     }
     let paired = images_of.into_iter().filter_map(|(case, image)| {
         let mask = masks_of.get(&case)?;
         Some((case, format!("{images}/{image}"), format!("{masks}/{mask}")))
     });
     Ok(paired.collect())
+}
+
+fn without_partner(files: &[String], folder: &str, other: &str) -> Option<String> {
+    (!files.is_empty()).then(|| format!("{} files of {folder} have no partner in {other} and were left out: {}", files.len(), few(files)))
 }
 
 /// The image's shape, and which values the mask has in each slice.

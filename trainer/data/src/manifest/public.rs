@@ -1,12 +1,11 @@
 //! COVID-CT's lists of names, ChestX-ray14's table with its official lists, and CheXpert's tables.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use super::{Written, refused, save, snippet};
 use crate::error::{DataError, Reason};
-use crate::inspect::{covid_ct_lists, read_table, unreadable};
+use crate::inspect::{CHEST_XRAY14_LISTS, CHEXPERT, chexpert_file, covid_ct_lists, names_of, read_table, unreadable};
 use crate::source::{DEPTH_LIMIT, walk};
 
 pub(super) fn covid_ct(root: &Path) -> Result<Written, DataError> {
@@ -38,15 +37,10 @@ fn positions<const N: usize>(path: &Path, header: &[String], names: [&str; N]) -
     Ok(found)
 }
 
-fn names(path: &Path) -> Result<BTreeSet<String>, DataError> {
-    let text = fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
-}
-
 pub(super) fn chest_xray14(root: &Path, table: &Path) -> Result<Written, DataError> {
     let (header, entries) = read_table(table)?;
     let [image, labels, patient] = positions(table, &header, ["Image Index", "Finding Labels", "Patient ID"])?;
-    let (train, test) = (names(&root.join("train_val_list.txt"))?, names(&root.join("test_list.txt"))?);
+    let (train, test) = (names_of(&root.join(CHEST_XRAY14_LISTS[0]))?, names_of(&root.join(CHEST_XRAY14_LISTS[1]))?);
     let mut files = BTreeMap::new();
     walk(root, "", DEPTH_LIMIT, &mut files).map_err(|(path, error)| unreadable(&path, error))?;
     let files: BTreeMap<&str, &str> =
@@ -82,7 +76,7 @@ pub(super) fn chest_xray14(root: &Path, table: &Path) -> Result<Written, DataErr
 
 pub(super) fn chexpert(root: &Path) -> Result<Written, DataError> {
     let (mut rows, mut absent, mut findings) = (Vec::new(), 0, Vec::new());
-    for (table, split) in [("train.csv", "train"), ("valid.csv", "test")] {
+    for (table, split) in CHEXPERT {
         let table = root.join(table);
         let (header, entries) = read_table(&table)?;
         let [image, first] = positions(&table, &header, ["Path", "No Finding"])?;
@@ -95,9 +89,7 @@ pub(super) fn chexpert(root: &Path) -> Result<Written, DataError> {
         }
         for entry in &entries {
             let path = entry.get(image).unwrap_or_default().trim();
-            // The table's paths begin with the name that the folder had when it was handed out.
-            let inner = path.split_once('/').map_or(path, |(_, inner)| inner);
-            let Some(file) = [path, inner].into_iter().find(|file| root.join(file).is_file()) else {
+            let Some(file) = chexpert_file(root, path) else {
                 absent += 1;
                 continue;
             };

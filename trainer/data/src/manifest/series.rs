@@ -5,12 +5,23 @@ use std::path::{Path, PathBuf};
 
 use super::answers::Answers;
 use super::rows::{Row, Rows, answered};
+use super::volumes::classes;
 use super::{Options, Written};
 use crate::error::{DataError, pseudonym};
 use crate::series::read_all;
 
 /// Columns besides image, label, patient and split: the series, the slice's or frame's number in it from 0, and a slice's position in millimetres.
 const COLUMNS: [&str; 3] = ["series", "slice", "position"];
+
+/// The rows with the classes and splits that their folders say, if these are classes of so many series.
+fn by_folder(mut rows: Vec<Row>, series: usize) -> Vec<Row> {
+    let keys: Vec<&str> = rows.iter().map(|row| row.image.as_str()).collect();
+    for (row, (split, class)) in classes(&keys, series).into_iter().flatten().enumerate() {
+        rows[row].labels = vec![class];
+        rows[row].split = split;
+    }
+    rows
+}
 
 pub(super) fn series(root: &Path, files: &[(String, PathBuf)], options: &Options) -> Result<Written, DataError> {
     let answers = options.labels.as_deref().map(Answers::read).transpose()?;
@@ -45,7 +56,7 @@ pub(super) fn series(root: &Path, files: &[(String, PathBuf)], options: &Options
     }
     let rows = match answers {
         Some(answers) => answered(rows, &answers, &mut notes),
-        None => rows.into_iter().map(|(row, _)| row).collect(),
+        None => by_folder(rows.into_iter().map(|(row, _)| row).collect(), found.len() + films.len()),
     };
     Rows { findings: vec![], more: COLUMNS.to_vec(), rows, notes }.write(root, options)
 }

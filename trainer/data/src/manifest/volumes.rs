@@ -8,7 +8,7 @@ use super::answers::{Answers, stem};
 use super::rows::{Row, Rows, answered};
 use super::{Options, Written, few};
 use crate::error::DataError;
-use crate::inspect::split_named;
+use crate::inspect::{is_patient, split_named};
 use crate::nifti::{Shape, shape};
 use crate::parallel;
 
@@ -19,7 +19,8 @@ pub(super) fn volumes(root: &Path, files: &[(String, PathBuf)], options: &Option
     let answers = options.labels.as_deref().map(Answers::read).transpose()?;
     let threads = parallel::processors();
     let shapes = parallel::map(files.len(), threads, |index| shape(&files[index].1));
-    let folders: Option<Vec<(Option<String>, String)>> = if answers.is_none() { classes(files) } else { None };
+    let keys: Vec<&str> = files.iter().map(|(key, _)| key.as_str()).collect();
+    let folders: Option<Vec<(Option<String>, String)>> = if answers.is_none() { classes(&keys, files.len()) } else { None };
     let (mut rows, mut notes, mut bad) = (Vec::new(), Vec::new(), Vec::new());
     for (index, ((key, _), shape)) in files.iter().zip(shapes).enumerate() {
         let shape = match shape {
@@ -65,8 +66,9 @@ fn subject(key: &str) -> String {
     }
 }
 
-/// Split and class of each volume by its folders; none where they say neither, because there is one folder only or as many as volumes.
-fn classes(files: &[(String, PathBuf)]) -> Option<Vec<(Option<String>, String)>> {
+/// Split and class of each image by its folders; none where they say neither, because there is one folder only, or nearly as many as there are
+/// volumes or series, or because they are called as patients are.
+pub(super) fn classes(keys: &[&str], scans: usize) -> Option<Vec<(Option<String>, String)>> {
     let of = |key: &str| {
         let mut parts = key.split('/');
         let first = parts.next()?;
@@ -76,7 +78,8 @@ fn classes(files: &[(String, PathBuf)]) -> Option<Vec<(Option<String>, String)>>
         };
         parts.next().map(|_| (split, class.to_owned()))
     };
-    let all: Vec<(Option<String>, String)> = files.iter().map(|(key, _)| of(key)).collect::<Option<_>>()?;
+    let all: Vec<(Option<String>, String)> = keys.iter().map(|key| of(key)).collect::<Option<_>>()?;
     let distinct: BTreeSet<&str> = all.iter().map(|(_, class)| class.as_str()).collect();
-    (distinct.len() > 1 && 2 * distinct.len() <= all.len()).then_some(all)
+    let patients = distinct.iter().all(|class| is_patient(class));
+    (distinct.len() > 1 && 2 * distinct.len() <= scans && !patients).then_some(all)
 }
