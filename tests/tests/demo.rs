@@ -36,7 +36,8 @@ fn on_real_data() {
     let text = demo(|command| {
         command.env("GRAFT_DATA", data).arg("--image").arg(image().unwrap());
     });
-    says(&text, &["COVID-CT and ImageNet weights", "kubectl get tj -o wide", "auroc", "203 stored predictions", "demo done"]);
+    let conflicts = "DataChecked=True  DuplicatesFound: 746 images; 2 pairs of the same picture in two splits, 2 under two labels";
+    says(&text, &["COVID-CT and ImageNet weights", "kubectl get tj -o wide", "auroc", conflicts, "203 stored predictions", "demo done"]);
 }
 
 #[test]
