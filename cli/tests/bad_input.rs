@@ -113,6 +113,23 @@ fn labels_splits_and_patients() {
     assert!(pseudonym(&said).is_some() && pseudonym(&said) != pseudonym(&keyed), "{said}{keyed}");
 }
 
+/// An error has room for a dozen places; the log has all of them, once.
+#[test]
+fn many_bad_files_are_all_in_the_log() {
+    let site = Site::new();
+    let mut names: Vec<String> = fs::read_dir(site.path("phantom/images")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    for name in &names[..20] {
+        fs::write(site.path("phantom/images").join(name), b"nothing").unwrap();
+    }
+    refused(&site, |_| {}, DATA, "UndecodableInput", &["20 image", "and 8 more"]);
+    let run = Run::of(graft(&["run", &site.path("refused.json").to_string_lossy()]));
+    for name in &names[..20] {
+        let told = |line: &&str| line.contains("UndecodableInput: ") && line.contains(name.as_str()) && line.contains("\"log\"");
+        assert_eq!(run.stdout.lines().filter(told).count(), 1, "{name}: {}", run.stdout);
+    }
+}
+
 #[test]
 fn images_that_do_not_decode_are_all_listed() {
     let site = Site::new();
@@ -123,17 +140,22 @@ fn images_that_do_not_decode_are_all_listed() {
         fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
     }
     refused(&site, |_| {}, DATA, "UndecodableInput", &bad);
+    let few = Run::of(graft(&["run", &site.path("refused.json").to_string_lossy()]));
+    assert!(!few.logs("UndecodableInput: "), "the error names all three: {}", few.stdout);
 
+    let gone = "patient-014-slice-0.png";
+    fs::remove_file(site.path("phantom/images").join(gone)).unwrap();
+    refused(&site, |_| {}, DATA, "InputNotFound", &[gone]);
     let skip = |job: &mut Value| job["spec"]["data"]["onBadInput"] = "skip".into();
     let run = site.run("rest", skip);
-    assert_eq!(run.summary()["progress"]["data"]["skipped"], json!(3), "{}", run.stdout);
-    for name in bad {
+    assert_eq!(run.summary()["progress"]["data"]["skipped"], json!(4), "{}", run.stdout);
+    for name in bad.into_iter().chain([gone]) {
         assert!(run.logs(&format!("left out: images/{name} (")), "{name}: {}", run.stdout);
     }
     let report: Value = serde_json::from_slice(&site.read("rest/data.json")).unwrap();
-    assert_eq!((&report["images"], &report["undecodable"]), (&json!(57), &json!(3)));
+    assert_eq!((&report["images"], &report["undecodable"]), (&json!(56), &json!(4)));
     let validated = Run::of(graft(&["validate", &site.path("rest.json").to_string_lossy()]));
-    assert!(validated.code == Some(0) && validated.stdout.contains("57 images decode"), "{}", validated.stdout);
+    assert!(validated.code == Some(0) && validated.stdout.contains("56 images decode"), "{}", validated.stdout);
     // A class of which nothing is left is no class.
     site.manifest(|row, line| (row == 1 || !line.contains(",lesion,train,") || line.contains("patient-000-slice-1")).then(|| line.to_owned()));
     refused(&site, skip, DATA, "UndecodableInput", &["nothing is left of", "lesion"]);

@@ -12,7 +12,7 @@ use graft_tests::audit;
 use graft_tests::cluster::can_run_node;
 use graft_tests::lab::{Lab, NAMESPACE, PROGRESS_SECONDS};
 use graft_tests::observe::{Prometheus, Span, check_metrics, queries};
-use graft_tests::scenario::{Operator, binary, kubectl, status, wait_for, workspace};
+use graft_tests::scenario::{Operator, binary, http_get, kubectl, status, wait_for, workspace};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -119,6 +119,7 @@ fn transfer_jobs_on_a_node() {
     panels_show_what_happened(&prometheus, began);
     series_are_documented(&prometheus);
     trainers_ask_the_api_server_nothing(&site);
+    no_patient_is_told(&site);
 }
 
 fn explained(site: &Site) {
@@ -147,7 +148,7 @@ fn from_apply_to_a_model(site: &Site) {
     site.kubectl(&["wait", "--for=condition=Complete", "tj/calm", "-n", NAMESPACE, "--timeout=5s"]);
     site.verify("calm");
     let logs = site.kubectl(&["logs", "-n", NAMESPACE, "-l", "graft.dev/job=calm", "--tail=-1"]);
-    assert!(!logs.contains("phantom-0"), "a patient id in the log");
+    assert!(!logs.contains(PATIENT), "a patient id in the log");
 }
 
 fn a_finished_job_stays_finished(site: &Site) {
@@ -232,6 +233,35 @@ fn series_are_documented(prometheus: &Prometheus) {
         assert!(known(name) || base.is_some_and(known), "{name} is not in docs/reference/metrics.md");
     }
     println!("{} names of series, all in the reference", found.len());
+}
+
+/// How the ids of most patients begin.
+const PATIENT: &str = "phantom-0";
+
+/// No id of a patient is in what the runs leave behind: the cluster's objects and events, the operator's log and metrics, and all that
+/// was written beside the models.
+fn no_patient_is_told(site: &Site) {
+    assert!(fs::read_to_string(site.data.path().join("phantom/manifest.csv")).unwrap().contains(PATIENT));
+    let kinds = "transferjobs,jobs,pods,configmaps,services,networkpolicies,events";
+    let objects = site.kubectl(&["get", kinds, "-A", "-o", "yaml"]);
+    assert!(objects.contains("DataError"), "nothing is told of the job with bad data");
+    let metrics = http_get(&site.lab.operator.address, "/metrics").unwrap();
+    let mut told = vec![("objects".to_owned(), objects), ("metrics".into(), metrics), ("log".into(), fs::read_to_string(site.log()).unwrap())];
+    let mut folders = vec![site.lab.models()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            told.push(("the name of a file".into(), path.display().to_string()));
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                told.push((path.display().to_string(), String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned()));
+            }
+        }
+    }
+    assert!(told.iter().any(|(name, text)| name.ends_with("predictions.csv") && text.contains("patient#")));
+    for (what, text) in told {
+        assert!(!text.contains(PATIENT), "the id of a patient is in {what}");
+    }
 }
 
 /// The pods of gangs have no token, and nobody uses their service account.

@@ -126,12 +126,14 @@ pub struct Failure {
     pub reason: String,
     /// What, where, and what to do.
     pub message: String,
+    /// Each place of it, for the log, where the message has room for some of them only.
+    pub places: Vec<String>,
 }
 
 impl Failure {
     /// A failure of this class.
     pub fn new(exit: ExitReason, reason: &str, message: impl Into<String>) -> Self {
-        Self { exit, reason: reason.into(), message: message.into() }
+        Self { exit, reason: reason.into(), message: message.into(), places: Vec::new() }
     }
 
     /// The spec or a file it names is wrong.
@@ -174,7 +176,7 @@ impl From<tch::TchError> for Failure {
 
 impl From<graft_data::DataError> for Failure {
     fn from(error: graft_data::DataError) -> Self {
-        Self::new(ExitReason::DataError, error.reason(), error.to_string())
+        Self { places: error.unshown(), ..Self::new(ExitReason::DataError, error.reason(), error.to_string()) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use foldhash::fast::RandomState;
-use graft_crds::spec::Data;
+use graft_crds::spec::{BadInput, Data};
 
 use crate::dataset::{Sets, Split};
 use crate::error::{Finding, Reason, nearest, pseudonym};
@@ -133,8 +133,9 @@ impl Inputs {
         inputs
     }
 
-    /// What is wrong with them now that each record has its split.
-    pub(crate) fn check(&self, sets: &Sets, findings: &mut Vec<Finding>) {
+    /// What is wrong with them now that each record has its split. Files that are not there and may be left out are found as those that
+    /// cannot be decoded are.
+    pub(crate) fn check(&self, data: &Data, sets: &Sets, findings: &mut Vec<Finding>) {
         let mut shared: BTreeMap<&Path, First<'_>> = BTreeMap::new();
         for split in Split::ALL {
             for record in sets[split as usize].iter().filter(|record| !self.shared.is_empty() && self.shared.contains(&record.path)) {
@@ -147,7 +148,7 @@ impl Inputs {
             let what = format!("{} image files are in two splits", twice.len());
             findings.push(Finding::new(Reason::InputInTwoSplits, what, twice, "keep each image in one split"));
         }
-        if !self.absent.is_empty() {
+        if !self.absent.is_empty() && data.on_bad_input == BadInput::Stop {
             let records = sets.iter().flatten().filter(|record| self.absent.contains(&record.path));
             let places: Vec<String> = records
                 .map(|record| match record.place.row {

@@ -147,7 +147,7 @@ impl Dataset {
         });
         hold_out_validation(&mut sets, &held_out);
         check_patients(data, &sets, &mut findings);
-        inputs.check(&sets, &mut findings);
+        inputs.check(data, &sets, &mut findings);
         check_labels(&sets, &classes, &mut findings);
         for split in Split::ALL {
             if sets[split as usize].is_empty() {

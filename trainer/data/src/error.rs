@@ -152,6 +152,19 @@ impl DataError {
     }
 }
 
+impl DataError {
+    /// Every place with its reason, if the text of this error does not have room for all of them.
+    #[must_use]
+    pub fn unshown(&self) -> Vec<String> {
+        let whole: usize = self.findings.iter().map(|finding| finding.to_string().len() + 1).sum();
+        if whole <= MESSAGE_LIMIT && self.findings.iter().all(|finding| finding.places.len() <= PLACES_SHOWN) {
+            return Vec::new();
+        }
+        let of = |finding: &Finding| finding.places.iter().map(|place| format!("{}: {place}", finding.reason.name())).collect::<Vec<_>>();
+        self.findings.iter().flat_map(of).collect()
+    }
+}
+
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = MESSAGE_LIMIT;

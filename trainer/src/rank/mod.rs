@@ -67,9 +67,25 @@ pub fn main() -> ExitCode {
     match run(&start, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            // All ranks know all of them.
+            if rank == 0 {
+                tell_places(&failure.places);
+            }
             say(&Event::Failed(failure.of_rank(Some(rank))));
             ExitCode::from(failure.exit.code())
         }
+    }
+}
+
+/// More lines than these would push out of the node's log what came before.
+const PLACES: usize = 10_000;
+
+fn tell_places(places: &[String]) {
+    for place in places.iter().take(PLACES) {
+        say(&Event::Log { message: place.clone() });
+    }
+    if let Some(more @ 1..) = places.len().checked_sub(PLACES) {
+        say(&Event::Log { message: format!("and {more} more; `graft validate` lists all") });
     }
 }
 
