@@ -216,7 +216,12 @@ fn tests(name: &str, command: &mut Command) -> Result<Seen> {
     let why = if crashed { format!(": ended with {status} without naming a failed test") } else { String::new() };
     let Tally { passed, failed } = tally;
     println!("── test {name}\n{}\n   {passed} passed, {failed} failed in {:.1} s{why}", text.trim_end(), began.elapsed().as_secs_f64());
-    Ok((tally, text.lines().filter(|line| line.starts_with("skipped ")).map(str::to_owned).collect()))
+    Ok((tally, skipped(&text)))
+}
+
+/// The lines in which tests say that they were skipped, and why.
+fn skipped(text: &str) -> Vec<String> {
+    text.lines().filter(|line| line.starts_with("skipped ")).map(str::to_owned).collect()
 }
 
 /// The numbers of `test result: ok. 3 passed; 0 failed; …`.
@@ -239,8 +244,14 @@ mod tests {
 
     #[test]
     fn a_crash_is_a_failure() {
-        let script = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'skipped one: no GPU'; exit 101";
+        let script = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 101";
         let seen = super::tests("a crash", Command::new("sh").args(["-c", script])).unwrap();
-        assert_eq!(seen, (Tally { passed: 2, failed: 1 }, vec!["skipped one: no GPU".to_owned()]));
+        assert_eq!(seen, (Tally { passed: 2, failed: 1 }, Vec::new()));
+    }
+
+    #[test]
+    fn what_tests_skip_is_found_among_what_they_print() {
+        let text = "test one ... ok\n---- one stdout ----\nskipped one: no GPU\nnothing skipped here\n";
+        assert_eq!(skipped(text), ["skipped one: no GPU"]);
     }
 }
