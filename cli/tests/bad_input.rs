@@ -122,8 +122,9 @@ fn many_bad_files_are_all_in_the_log() {
     for name in &names[..20] {
         fs::write(site.path("phantom/images").join(name), b"nothing").unwrap();
     }
-    refused(&site, |_| {}, DATA, "UndecodableInput", &["20 image", "and 8 more"]);
+    refused(&site, |_| {}, DATA, "UndecodableInput", &["20 image files cannot be decoded"]);
     let run = Run::of(graft(&["run", &site.path("refused.json").to_string_lossy()]));
+    assert!(run.stderr.contains("... and 8 more"), "{}", run.stderr);
     for name in &names[..20] {
         let told = |line: &&str| line.contains("UndecodableInput: ") && line.contains(name.as_str()) && line.contains("\"log\"");
         assert_eq!(run.stdout.lines().filter(told).count(), 1, "{name}: {}", run.stdout);
