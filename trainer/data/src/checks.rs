@@ -109,6 +109,7 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Folders are listed while the records' files are counted.
     pub(crate) fn of(sets: &Sets) -> Self {
         let mut inputs = Self::default();
         let mut folders: HashMap<&OsStr, HashSet<&OsStr, RandomState>, RandomState> = HashMap::default();

@@ -1,7 +1,7 @@
 //! Each step is told to the agent, which counts it; short ones together, because waking the agent costs more than what it is told.
-//! What that costs is measured with `GRAFT_STEPS=compared`: two steps are told, four are
-//! not, two are told again, and the times of both sides are told beside each other. Steps so near to each other find the same
-//! machine, and what slows it down over these eight hits both sides alike. `cargo xtask bench metrics` reads them.
+//! What that costs is measured with `GRAFT_STEPS=compared`: two steps are told, four are not, two are told again, and the times of
+//! both sides are told beside each other. Steps so near to each other find the same machine, and what slows it down over these
+//! eight hits both sides alike. `cargo xtask bench metrics` reads them.
 
 use std::time::{Duration, Instant};
 
