@@ -401,9 +401,10 @@ fn holder(record: &Record) -> &str {
 /// The classes that an image counts for when a share of each is held out: its own, or each that it shows; one more for those without any.
 fn strata(record: &Record, classes: &[String]) -> impl Iterator<Item = usize> {
     let shown = |class: &usize| record.findings.get(*class) == Some(&Some(true));
-    let own = match record.findings.is_empty() {
-        true => classes.iter().position(|class| *class == record.label),
-        false => (!(0..classes.len()).any(|class| shown(&class))).then_some(classes.len()),
+    let own = if record.findings.is_empty() {
+        classes.iter().position(|class| *class == record.label)
+    } else {
+        (!(0..classes.len()).any(|class| shown(&class))).then_some(classes.len())
     };
     own.into_iter().chain((0..classes.len()).filter(shown))
 }

@@ -25,6 +25,7 @@ mod patients;
 pub mod phantom;
 mod phi;
 mod plausible;
+mod problems;
 mod resample;
 pub mod series;
 mod source;
